@@ -2,7 +2,9 @@
 #include "bind.h"
 
 // module name, open function
-#define RV_MODULES(X) X("rl4vlm.rng", luaopen_rv_rng)
+#define RV_MODULES(X)                                                                              \
+    X("rl4vlm.image", luaopen_rv_image)                                                            \
+    X("rl4vlm.rng", luaopen_rv_rng)
 
 #define DECLARE(name, open) int open(lua_State *L);
 RV_MODULES(DECLARE)
