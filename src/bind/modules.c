@@ -4,7 +4,9 @@
 // module name, open function
 #define RV_MODULES(X)                                                                              \
     X("rl4vlm.image", luaopen_rv_image)                                                            \
-    X("rl4vlm.rng", luaopen_rv_rng)
+    X("rl4vlm.rng", luaopen_rv_rng)                                                                \
+    X("rl4vlm.safetensors", luaopen_rv_safetensors)                                                \
+    X("rl4vlm.slice", luaopen_rv_slice)
 
 #define DECLARE(name, open) int open(lua_State *L);
 RV_MODULES(DECLARE)
