@@ -3,15 +3,16 @@
 #include <stdbool.h>
 #include <string.h>
 
-int rv_bind_raise(lua_State *L, const rv_err *e) { return luaL_error(L, "%s", e->msg); }
+int rv_bind_raise(lua_State *L, const rv_err *e) {
+    return luaL_error(L, "%s", e->code == RV_EINTERRUPT ? RV_INTERRUPTED : e->msg);
+}
 
-// Edit distance of two short words, capped at 8 (enough to pick the nearest option).
-static int distance(const char *a, const char *b) {
+int rv_bind_distance(const char *a, const char *b) {
     enum { MAX = 48 };
     int row[MAX + 1];
     size_t na = strlen(a), nb = strlen(b);
     if (na > MAX || nb > MAX) {
-        return 8;
+        return MAX;
     }
     for (size_t j = 0; j <= nb; j++) {
         row[j] = (int)j;
@@ -30,6 +31,8 @@ static int distance(const char *a, const char *b) {
     return row[nb];
 }
 
+int rv_bind_far(const char *word) { return 2 + (int)strlen(word) / 3; }
+
 void rv_bind_check_keys(lua_State *L, int arg, const char *const *known) {
     if (lua_isnoneornil(L, arg)) {
         return;
@@ -45,7 +48,7 @@ void rv_bind_check_keys(lua_State *L, int arg, const char *const *known) {
         bool found = false;
         for (const char *const *k = known; *k; k++) {
             found = found || strcmp(key, *k) == 0;
-            nearest = distance(key, *k) < distance(key, nearest) ? *k : nearest;
+            nearest = rv_bind_distance(key, *k) < rv_bind_distance(key, nearest) ? *k : nearest;
         }
         if (!found) {
             luaL_argerror(
