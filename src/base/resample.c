@@ -61,7 +61,7 @@ const char *rv_filter_name(int code) {
     return code > 0 && code < n ? filters[code].name : NULL;
 }
 
-// Which input pixels make output pixel o, and with what weight.
+// Which input pixels make an output pixel, and with what weight.
 typedef struct {
     int *first, *count; // (out)
     int32_t *weight;    // (out, taps), fixed point
@@ -74,10 +74,11 @@ static void kernel_free(kernel *k) {
     free(k->weight);
 }
 
-// Fills one row of weights; `tmp` holds `taps` doubles.
-static void kernel_row(kernel *k, double *tmp, int o, int in, double scale, rv_filter filter) {
+// Fills one row of weights around `center`; `tmp` holds `taps` doubles.
+static void kernel_row(kernel *k, double *tmp, int o, double center, int in, double scale,
+                       rv_filter filter) {
     double widen = scale < 1.0 ? 1.0 : scale, support = filters[filter].support * widen;
-    double center = (o + 0.5) * scale, inverse = 1.0 / widen, sum = 0.0;
+    double inverse = 1.0 / widen, sum = 0.0;
     int lo = (int)(center - support + 0.5), hi = (int)(center + support + 0.5);
     lo = lo < 0 ? 0 : lo;
     hi = hi > in ? in : hi;
@@ -94,21 +95,24 @@ static void kernel_row(kernel *k, double *tmp, int o, int in, double scale, rv_f
     k->count[o] = hi - lo;
 }
 
-static rv_status kernel_make(kernel *k, int in, int out, rv_filter filter, rv_err *e) {
-    double scale = (double)in / out;
+// Weights of the outputs first .. first + n - 1 of `in` pixels resized to `size`.
+static rv_status kernel_make(kernel *k, int in, int64_t size, int64_t first, int n,
+                             rv_filter filter, rv_err *e) {
+    double scale = (double)in / (double)size;
     k->taps = (int)ceil(filters[filter].support * (scale < 1.0 ? 1.0 : scale)) * 2 + 1;
-    k->first = rv_calloc(out, sizeof *k->first);
-    k->count = rv_calloc(out, sizeof *k->count);
-    k->weight = rv_calloc((int64_t)out * k->taps, sizeof *k->weight);
+    k->first = rv_calloc(n, sizeof *k->first);
+    k->count = rv_calloc(n, sizeof *k->count);
+    k->weight = rv_calloc((int64_t)n * k->taps, sizeof *k->weight);
     double *tmp = rv_calloc(k->taps, sizeof *tmp);
     bool ok = k->first && k->count && k->weight && tmp;
-    for (int o = 0; ok && o < out; o++) {
-        kernel_row(k, tmp, o, in, scale, filter);
+    for (int i = 0; ok && i < n; i++) {
+        kernel_row(k, tmp, i, ((double)(first + i) + 0.5) * scale, in, scale, filter);
     }
     free(tmp);
     if (!ok) {
         kernel_free(k);
-        return RV_FAIL(e, RV_ENOMEM, "out of memory while resizing %d pixels to %d", in, out);
+        return RV_FAIL(e, RV_ENOMEM, "out of memory while resizing %d pixels to %lld", in,
+                       (long long)size);
     }
     return RV_OK;
 }
@@ -158,11 +162,11 @@ static void resize_columns(const rv_image *out, const rv_image *im, const kernel
     }
 }
 
-static rv_status resize_width(rv_image *out, const rv_image *im, int w, rv_filter filter,
-                              rv_err *e) {
+static rv_status resize_width(rv_image *out, const rv_image *im, int64_t w, rv_window part,
+                              rv_filter filter, rv_err *e) {
     kernel k;
-    RV_TRY(rv_image_new(out, w, im->h, (const uint8_t[3]){0, 0, 0}, e));
-    rv_status s = kernel_make(&k, im->w, w, filter, e);
+    RV_TRY(rv_image_new(out, part.w, im->h, (const uint8_t[3]){0, 0, 0}, e));
+    rv_status s = kernel_make(&k, im->w, w, part.x, out->w, filter, e);
     if (s != RV_OK) {
         rv_image_free(out);
         return s;
@@ -172,11 +176,11 @@ static rv_status resize_width(rv_image *out, const rv_image *im, int w, rv_filte
     return RV_OK;
 }
 
-static rv_status resize_height(rv_image *out, const rv_image *im, int h, rv_filter filter,
-                               rv_err *e) {
+static rv_status resize_height(rv_image *out, const rv_image *im, int64_t h, rv_window part,
+                               rv_filter filter, rv_err *e) {
     kernel k;
-    RV_TRY(rv_image_new(out, im->w, h, (const uint8_t[3]){0, 0, 0}, e));
-    rv_status s = kernel_make(&k, im->h, h, filter, e);
+    RV_TRY(rv_image_new(out, im->w, part.h, (const uint8_t[3]){0, 0, 0}, e));
+    rv_status s = kernel_make(&k, im->h, h, part.y, out->h, filter, e);
     int32_t *acc = s == RV_OK ? rv_calloc((int64_t)out->w * 3, sizeof *acc) : NULL;
     if (acc) {
         resize_columns(out, im, &k, acc);
@@ -193,24 +197,38 @@ static rv_status resize_height(rv_image *out, const rv_image *im, int h, rv_filt
 
 rv_status rv_image_resize(rv_image *out, const rv_image *im, int64_t w, int64_t h, rv_filter filter,
                           rv_err *e) {
-    rv_image wide = {0, 0, NULL};
-    *out = wide;
-    if (w < 1 || h < 1 || w > RV_IMAGE_MAX_SIDE || h > RV_IMAGE_MAX_SIDE) {
+    return rv_image_resize_window(out, im, w, h, (rv_window){0, 0, w, h}, filter, e);
+}
+
+rv_status rv_image_resize_window(rv_image *out, const rv_image *im, int64_t w, int64_t h,
+                                 rv_window part, rv_filter filter, rv_err *e) {
+    *out = (rv_image){0, 0, NULL};
+    if (w < 1 || h < 1 || part.w < 1 || part.h < 1 || part.w > RV_IMAGE_MAX_SIDE ||
+        part.h > RV_IMAGE_MAX_SIDE) {
         return RV_FAIL(e, RV_EARG, "cannot resize to %lld x %lld: wanted sides from 1 to %d",
                        (long long)w, (long long)h, RV_IMAGE_MAX_SIDE);
     }
+    if (part.x < 0 || part.y < 0 || part.x > w - part.w || part.y > h - part.h) {
+        return RV_FAIL(e, RV_EARG, "%lld x %lld pixels at (%lld, %lld) leave the size %lld x %lld",
+                       (long long)part.w, (long long)part.h, (long long)part.x, (long long)part.y,
+                       (long long)w, (long long)h);
+    }
+    // A dimension that keeps its size is only cut, before the other pass (where it costs nothing).
+    rv_window keep = {w == im->w ? part.x : 0, h == im->h ? part.y : 0, w == im->w ? part.w : im->w,
+                      h == im->h ? part.h : im->h};
+    rv_image cut, wide = {0, 0, NULL};
+    RV_TRY(rv_image_crop(&cut, im, keep.x, keep.y, keep.w, keep.h, e));
+    rv_status s = RV_OK;
     if (w != im->w) {
-        RV_TRY(resize_width(&wide, im, (int)w, filter, e));
+        s = resize_width(&wide, &cut, w, part, filter, e);
+        rv_image_free(&cut);
+        cut = wide;
     }
-    const rv_image *from = wide.px ? &wide : im;
-    if (h == im->h) {
-        if (!wide.px) {
-            return rv_image_copy(out, im, e);
-        }
-        *out = wide;
-        return RV_OK;
+    if (s == RV_OK && h != im->h) {
+        s = resize_height(out, &cut, h, part, filter, e);
+        rv_image_free(&cut);
+    } else {
+        *out = cut;
     }
-    rv_status s = resize_height(out, from, (int)h, filter, e);
-    rv_image_free(&wide);
     return s;
 }

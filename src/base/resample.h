@@ -26,6 +26,16 @@ const char *rv_filter_name(int code);
 rv_status rv_image_resize(rv_image *out, const rv_image *im, int64_t w, int64_t h, rv_filter filter,
                           rv_err *e);
 
+// The part of a resized image that is wanted.
+typedef struct {
+    int64_t x, y, w, h;
+} rv_window;
+
+/// Makes `out` the window of the image resized to w x h, without computing the rest: the size may
+/// be far beyond what an image can have. Errors: RV_EARG (a window outside), RV_ENOMEM.
+rv_status rv_image_resize_window(rv_image *out, const rv_image *im, int64_t w, int64_t h,
+                                 rv_window window, rv_filter filter, rv_err *e);
+
 #ifdef __cplusplus
 }
 #endif
