@@ -1,0 +1,1 @@
+it("fails", function() assert.equal(1, 2) end)
