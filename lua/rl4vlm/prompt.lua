@@ -1,0 +1,85 @@
+-- prompt.lua - prompt templates: `{name}` is a field, every other brace is itself.
+--
+-- The field `{image}` marks where the image stands. What never changes goes before it: prompts that
+-- begin with the same tokens share that part of the key/value cache.
+local suggest = require "rl4vlm.suggest"
+
+local M = {}
+
+local Prompt = { __name = "rl4vlm.prompt" }
+Prompt.__index = Prompt
+
+local FIELD = "{([%a_][%w_]*)}"
+
+---Makes a prompt template. A newline at the start and blanks at the end are dropped.
+---@param text string
+---@return rl4vlm.Prompt
+function M.new(text)
+  if type(text) ~= "string" then
+    error("prompt: wanted a text, got a " .. type(text), 2)
+  end
+  local self = { text = text:gsub("^\n", ""):gsub("%s+$", ""), names = {} }
+  for name in self.text:gmatch(FIELD) do
+    self.names[#self.names + 1] = name
+  end
+  return setmetatable(self, Prompt)
+end
+
+local function braced(names)
+  for i, name in ipairs(names) do
+    names[i] = "{" .. name .. "}"
+  end
+  return names
+end
+
+local function as_text(value)
+  if type(value) == "table" then
+    local parts = {}
+    for i, item in ipairs(value) do
+      parts[i] = tostring(item)
+    end
+    return table.concat(parts, ", ")
+  end
+  return tostring(value)
+end
+
+---The text with its fields filled in. Lists are joined by ", ".
+---@param fields table<string, any>
+---@return string
+function Prompt:render(fields)
+  return (self.text:gsub(FIELD, function(name)
+    local value = fields[name]
+    if value == nil then
+      local known = braced(suggest.keys(fields))
+      error("prompt: " .. suggest.unknown("field", "{" .. name .. "}", known), 0)
+    end
+    return as_text(value)
+  end))
+end
+
+---The text before and after the image: what a chat message is made of.
+---Without an `{image}` field the image comes first.
+---@param fields table<string, any>
+---@return string before, string after
+function Prompt:halves(fields)
+  local mark = "\0image\0"
+  local known = {}
+  for key, value in pairs(fields) do
+    known[key] = value
+  end
+  known.image = mark
+  local text = self:render(known)
+  local first, last = text:find(mark, 1, true)
+  if not first then
+    return "", text
+  elseif text:find(mark, last + 1, true) then
+    error("prompt: {image} stands twice, wanted once", 0)
+  end
+  return text:sub(1, first - 1), text:sub(last + 1)
+end
+
+function Prompt:__tostring()
+  return self.text
+end
+
+return M

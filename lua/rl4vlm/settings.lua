@@ -1,0 +1,71 @@
+-- settings.lua - every field a recipe can have: its kind and its default, by dotted name.
+local fields = require "rl4vlm.fields"
+
+local PARTS = { "vision", "connector", "language", "head" }
+
+local M = {}
+
+---Parts of the model that can be trained.
+M.parts = PARTS
+
+---Fields in the order in which `describe` prints them. No default and not optional: the recipe must
+---give it. A `group` stands for a table whose further keys its owner checks (an environment's options).
+M.list = {
+  { "name", kind = "string" },
+  { "env", kind = "table", group = true },
+  { "model", kind = "string", default = "cardling" },
+  { "adapter", kind = "string", optional = true },
+  { "prompt", kind = "prompt" },
+  { "answer", kind = "answer" },
+  { "thought_weight", kind = "not_negative", default = 0.5 },
+  -- where the random action comes from when an answer gives none: the legal ones, or the whole list
+  { "fallback", kind = fields.choice { "legal", "all" }, default = "legal" },
+  { "reward", kind = "callable", optional = true },
+  { "seed", kind = "whole", default = 1 },
+  { "slots", kind = "count", optional = true },
+  { "train", kind = "list", default = PARTS },
+  { "lora.r", kind = "whole", default = 0 },
+  { "lora.alpha", kind = "positive", default = 16.0 },
+  { "lora.targets", kind = "list", optional = true },
+  { "sampling.temperature", kind = "not_negative", default = 1.0 },
+  { "sampling.top_k", kind = "whole", default = 0 },
+  { "sampling.top_p", kind = "share", default = 1.0 },
+  { "sampling.min_p", kind = "share", default = 0.0 },
+  { "sampling.max_new_tokens", kind = "count", default = 256 },
+  { "algorithm", kind = "table", group = true },
+  { "optimizer.beta1", kind = "share", default = 0.9 },
+  { "optimizer.beta2", kind = "share", default = 0.95 },
+  { "optimizer.eps", kind = "positive", default = 1e-8 },
+  { "optimizer.weight_decay", kind = "not_negative", default = 0.0 },
+  { "schedule.env_steps", kind = "count", default = 15000 },
+  { "schedule.rollout", kind = "count", default = 512 },
+  { "schedule.lr", kind = "schedule", default = 1e-5 },
+  { "schedule.value_lr", kind = "schedule", optional = true },
+  { "schedule.warmup", kind = "share", default = 0.0 },
+  { "schedule.checkpoint_every", kind = "whole", default = 1 },
+  { "schedule.keep", kind = "count", default = 2 },
+  { "schedule.eval_every", kind = "whole", default = 5 },
+  { "schedule.eval_episodes", kind = "count", default = 100 },
+  { "eval.episodes", kind = "count", default = 200 },
+  { "eval.temperature", kind = "not_negative", default = 0.0 },
+  { "sft.samples", kind = "count", default = 20000 },
+  { "sft.batch", kind = "count", default = 64 },
+  { "sft.lr", kind = "schedule", default = "cosine(2e-5, 0)" },
+  { "sft.warmup", kind = "share", default = 0.03 },
+  { "sft.max_grad_norm", kind = "positive", default = 1.0 },
+  { "sft.random_moves", kind = "share", default = 0.1 },
+  { "sft.checkpoint_every", kind = "whole", default = 200 },
+  { "sft.data", kind = "string", optional = true },
+  { "device", kind = "string", default = "auto" },
+  { "dtype", kind = fields.choice { "auto", "fp32", "bf16", "fp16" }, default = "auto" },
+  { "threads", kind = "whole", default = 0 },
+  { "by_model", kind = "table", optional = true, group = true },
+}
+
+M.by_name = {}
+for _, field in ipairs(M.list) do
+  field.name = field[1]
+  M.by_name[field.name] = field
+end
+
+return M
