@@ -3,7 +3,7 @@
 -- A recipe is a plain nested table with defaults left open. `resolve` lays the layers over one
 -- another (defaults, the recipe, its settings for this model, changes) and gives the settings of a
 -- run; `plain` turns those into data for the manifest.
-local fields = require "rl4vlm.fields"
+local kinds = require "rl4vlm.kinds"
 local json = require "rl4vlm.json"
 local settings = require "rl4vlm.settings"
 local suggest = require "rl4vlm.suggest"
@@ -61,20 +61,20 @@ local function flatten(who, given, prefix, algorithm, flat)
     local name = prefix .. tostring(key)
     local field = find_field(name, algorithm)
     if field and not (name == "algorithm" or name == "env" or name == "by_model") then
-      local kept, err = fields.check(field, value)
+      local kept, err = kinds.check(field, value)
       if kept == nil then
         fail(who, name, err)
       end
       flat[name] = kept
     elseif name == "by_model" or name == "env" then
-      local _, err = fields.check(field, value)
+      local _, err = kinds.check(field, value)
       if err then
         fail(who, name, err)
       end
       flat[name] = value
     elseif is_branch(name) or name == "algorithm" then
       if type(value) ~= "table" then
-        fail(who, name, "wanted a table of settings, got " .. fields.show(value))
+        fail(who, name, "wanted a table of settings, got " .. kinds.show(value))
       end
       flatten(who, value, name .. ".", algorithm, flat)
     elseif name ~= "algorithm.name" then
@@ -89,7 +89,7 @@ local function algorithm_of(who, given)
   if algorithm == nil then
     return nil
   elseif type(algorithm) ~= "table" or type(algorithm.name) ~= "string" then
-    fail(who, "algorithm", "wanted an algorithm such as rl.ppo { ... }, got " .. fields.show(algorithm))
+    fail(who, "algorithm", "wanted an algorithm such as rl.ppo { ... }, got " .. kinds.show(algorithm))
   end
   return require("rl4vlm." .. algorithm.name)
 end
@@ -100,7 +100,7 @@ end
 ---@return rl4vlm.Recipe
 function M.new(given)
   if type(given) ~= "table" then
-    error("recipe: wanted a table of fields, got " .. fields.show(given), 2)
+    error("recipe: wanted a table of fields, got " .. kinds.show(given), 2)
   end
   local who = type(given.name) == "string" and given.name or nil
   local algorithm = algorithm_of(who, given)
@@ -108,16 +108,16 @@ function M.new(given)
   for _, field in ipairs(settings.list) do
     if field.default == nil and not field.optional and not is_branch(field.name)
       and given[field.name] == nil then
-      fail(who, field.name, "wanted " .. (fields.kinds[field.kind] or field.kind).wanted .. ", got nothing")
+      fail(who, field.name, "wanted " .. (kinds.kinds[field.kind] or field.kind).wanted .. ", got nothing")
     end
   end
   if type(given.env[1]) ~= "string" then
     fail(who, "env", "wanted an environment's name first, such as { \"points24\" }, got "
-      .. fields.show(given.env[1]))
+      .. kinds.show(given.env[1]))
   end
   for model, overlay in pairs(given.by_model or {}) do
     if type(overlay) ~= "table" then
-      fail(who, "by_model." .. tostring(model), "wanted a table of fields, got " .. fields.show(overlay))
+      fail(who, "by_model." .. tostring(model), "wanted a table of fields, got " .. kinds.show(overlay))
     end
     flatten(who, overlay, "", algorithm, {})
   end
@@ -159,7 +159,7 @@ end
 
 local ANSWER = {
   cot = { kind = "boolean" },
-  parse = { kind = fields.choice { "json", "rl4vlm" } },
+  parse = { kind = kinds.choice { "json", "rl4vlm" } },
 }
 
 ---A copy with one field set from text ("algorithm.clip", "0.2"), read as the type it replaces.
@@ -173,9 +173,9 @@ function Recipe:set(name, text)
   local option = name:match("^env%.([%w_]+)$")
   if option then
     local old = (copy.changes.env or self.env)[option]
-    local value = fields.guess(text)
+    local value = kinds.guess(text)
     if old ~= nil and type(old) ~= type(value) then
-      fail(self.name, name, ("wanted a %s, got %s"):format(type(old), fields.show(text)))
+      fail(self.name, name, ("wanted a %s, got %s"):format(type(old), kinds.show(text)))
     end
     local env = {}
     for k, v in pairs(copy.changes.env or self.env) do
@@ -189,7 +189,7 @@ function Recipe:set(name, text)
     table.move({ "answer.cot", "answer.parse", "env.rules" }, 1, 3, #names + 1, names)
     fail(self.name, nil, suggest.unknown("field", name, names))
   end
-  local value, err = fields.read(field, text)
+  local value, err = kinds.read(field, text)
   if value == nil then
     fail(self.name, name, err)
   end
@@ -251,11 +251,11 @@ function Recipe:resolve(model)
   local flat = {}
   for _, field in ipairs(settings.list) do
     if field.default ~= nil then
-      flat[field.name] = fields.check(field, field.default)
+      flat[field.name] = kinds.check(field, field.default)
     end
   end
   for name, field in pairs(algorithm and algorithm.fields or {}) do
-    flat["algorithm." .. name] = fields.check(field, field.default)
+    flat["algorithm." .. name] = kinds.check(field, field.default)
   end
   local function lay(layer)
     for name, value in pairs(layer) do

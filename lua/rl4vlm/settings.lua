@@ -1,5 +1,5 @@
 -- settings.lua - every field a recipe can have: its kind and its default, by dotted name.
-local fields = require "rl4vlm.fields"
+local kinds = require "rl4vlm.kinds"
 
 local PARTS = { "vision", "connector", "language", "head" }
 
@@ -19,7 +19,7 @@ M.list = {
   { "answer", kind = "answer" },
   { "thought_weight", kind = "not_negative", default = 0.5 },
   -- where the random action comes from when an answer gives none: the legal ones, or the whole list
-  { "fallback", kind = fields.choice { "legal", "all" }, default = "legal" },
+  { "fallback", kind = kinds.choice { "legal", "all" }, default = "legal" },
   { "reward", kind = "callable", optional = true },
   { "seed", kind = "whole", default = 1 },
   { "slots", kind = "count", optional = true },
@@ -57,7 +57,7 @@ M.list = {
   { "sft.checkpoint_every", kind = "whole", default = 200 },
   { "sft.data", kind = "string", optional = true },
   { "device", kind = "string", default = "auto" },
-  { "dtype", kind = fields.choice { "auto", "fp32", "bf16", "fp16" }, default = "auto" },
+  { "dtype", kind = kinds.choice { "auto", "fp32", "bf16", "fp16" }, default = "auto" },
   { "threads", kind = "whole", default = 0 },
   { "by_model", kind = "table", optional = true, group = true },
 }

@@ -1,4 +1,4 @@
--- fields.lua - named, typed settings: the checks and the reading of text, one kind of value each.
+-- kinds.lua - named, typed settings: the checks and the reading of text, one kind of value each.
 --
 -- A field is { kind = NAME, default = VALUE [, optional = true] }. Kinds check values that a recipe
 -- gives and read the text that --set gives, as the type that it replaces.
