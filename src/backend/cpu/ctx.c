@@ -1,0 +1,205 @@
+// ctx.c - the CPU's contexts: memory, scratch and threads.
+#include "cpu.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem.h"
+
+// Below this many multiply-adds a second thread costs more than it brings.
+enum { THREAD_WORK = 150000 };
+
+// Every block carries its size in front, so that `usage` can count it back.
+enum { HEADER = 64 };
+
+static int default_threads(void) {
+    int n = omp_get_max_threads();
+    return n > 0 ? n : 1;
+}
+
+rv_status rv_cpu_ctx_new(rv_ctx **out, int device, int threads, rv_err *e) {
+    *out = NULL;
+    if (device != 0) {
+        return RV_FAIL(e, RV_EARG, "cpu: there is only device 0, asked for %d", device);
+    }
+    if (threads < 0 || threads > 1024) {
+        return RV_FAIL(e, RV_EARG, "cpu: threads must be 0 (all) to 1024, got %d", threads);
+    }
+    rv_ctx *c = calloc(1, sizeof *c);
+    if (c) {
+        c->threads = threads ? threads : default_threads();
+        c->work = rv_aligned_alloc((size_t)c->threads * RV_WORK_BYTES);
+    }
+    if (!c || !c->work) {
+        free(c);
+        return RV_FAIL(e, RV_ENOMEM, "cpu: no memory for a context");
+    }
+    *out = c;
+    return RV_OK;
+}
+
+void rv_cpu_ctx_free(rv_ctx *c) {
+    if (c) {
+        rv_aligned_free(c->work);
+        rv_aligned_free(c->scratch);
+        free(c);
+    }
+}
+
+rv_status rv_cpu_reserve(rv_ctx *c, size_t bytes, rv_err *e) {
+    if (bytes <= c->scratch_bytes) {
+        return RV_OK;
+    }
+    char *p = rv_aligned_alloc(bytes);
+    if (!p) {
+        return RV_FAIL(e, RV_ENOMEM, "cpu: no memory for %zu bytes of scratch", bytes);
+    }
+    rv_aligned_free(c->scratch);
+    c->scratch = p;
+    c->now += bytes - c->scratch_bytes;
+    c->scratch_bytes = bytes;
+    c->peak = c->now > c->peak ? c->now : c->peak;
+    return RV_OK;
+}
+
+int rv_cpu_threads(const rv_ctx *c) { return c->threads; }
+
+rv_status rv_cpu_alloc(rv_ctx *c, rv_dev *out, size_t bytes, rv_err *e) {
+    out->addr = 0;
+    char *p = bytes <= SIZE_MAX - HEADER ? rv_aligned_alloc(bytes + HEADER) : NULL;
+    if (!p) {
+        return RV_FAIL(e, RV_ENOMEM, "cpu: no memory for %zu bytes (%zu in use)", bytes, c->now);
+    }
+    memcpy(p, &bytes, sizeof bytes);
+    memset(p + HEADER, 0, bytes);
+    c->now += bytes;
+    c->peak = c->now > c->peak ? c->now : c->peak;
+    out->addr = (uintptr_t)(p + HEADER);
+    return RV_OK;
+}
+
+void rv_cpu_free(rv_ctx *c, rv_dev d) {
+    if (!rv_dev_none(d)) {
+        char *p = (char *)d.addr - HEADER;
+        size_t bytes;
+        memcpy(&bytes, p, sizeof bytes);
+        c->now -= bytes;
+        rv_aligned_free(p);
+    }
+}
+
+void rv_cpu_upload(rv_ctx *c, rv_dev dst, const void *src, size_t bytes) {
+    (void)c;
+    if (bytes) {
+        memcpy((void *)dst.addr, src, bytes);
+    }
+}
+
+void rv_cpu_download(rv_ctx *c, void *dst, rv_dev src, size_t bytes) {
+    (void)c;
+    if (bytes) {
+        memcpy(dst, (const void *)src.addr, bytes);
+    }
+}
+
+void rv_cpu_copy(rv_ctx *c, rv_dev dst, rv_dev src, size_t bytes) {
+    (void)c;
+    if (bytes) {
+        memmove((void *)dst.addr, (const void *)src.addr, bytes);
+    }
+}
+
+void rv_cpu_zero(rv_ctx *c, rv_dev dst, size_t bytes) {
+    (void)c;
+    if (bytes) {
+        memset((void *)dst.addr, 0, bytes);
+    }
+}
+
+void rv_cpu_sync(rv_ctx *c) { (void)c; }
+
+void rv_cpu_usage(const rv_ctx *c, size_t *now, size_t *peak) {
+    *now = c->now;
+    *peak = c->peak;
+}
+
+int rv_team(const rv_ctx *c, int64_t total) {
+    int64_t most = total / THREAD_WORK + 1;
+    return most < c->threads ? (int)most : c->threads;
+}
+
+void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg) {
+    (void)c;
+    if (team <= 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+#pragma omp parallel num_threads(team)
+    {
+        // The runtime may give fewer threads than asked for: share out what each is to do by tid.
+        for (int t = omp_get_thread_num(); t < team; t += omp_get_num_threads()) {
+            fn(arg, t, team);
+        }
+    }
+}
+
+typedef struct {
+    rv_range_fn *fn;
+    void *arg;
+    int64_t n, unit;
+} ranges;
+
+static void run_range(void *arg, int tid, int team) {
+    const ranges *r = arg;
+    int64_t units = (r->n + r->unit - 1) / r->unit;
+    int64_t lo = units * tid / team * r->unit, hi = units * (tid + 1) / team * r->unit;
+    hi = hi < r->n ? hi : r->n;
+    if (lo < hi) {
+        r->fn(r->arg, lo, hi, tid);
+    }
+}
+
+void rv_for(rv_ctx *c, int64_t n, int64_t cost, int64_t unit, rv_range_fn *fn, void *arg) {
+    ranges r = {fn, arg, n, unit};
+    rv_together(c, rv_team(c, n * cost), run_range, &r);
+}
+
+void rv_for_each(rv_ctx *c, int64_t n, int64_t cost, rv_range_fn *fn, void *arg) {
+    int team = rv_team(c, n * cost);
+    if (team <= 1) {
+        for (int64_t i = 0; i < n; i++) {
+            fn(arg, i, i + 1, 0);
+        }
+        return;
+    }
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1)
+    for (int64_t i = 0; i < n; i++) {
+        fn(arg, i, i + 1, omp_get_thread_num());
+    }
+}
+
+double rv_log(double x) {
+    static const double ln2 = 0.69314718055994530942;
+    if (!(x > 0) || x > 1.7e308) {
+        return x == 0 ? -__builtin_inf() : x > 0 ? x : __builtin_nan("");
+    }
+    int64_t bits, e;
+    x *= 18014398509481984.0; // 2^54: subnormals become normal
+    memcpy(&bits, &x, sizeof bits);
+    e = (bits >> 52) - 1023 - 54;
+    bits = (bits & 0xfffffffffffffLL) | 0x3ff0000000000000LL;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    if (m > 1.41421356237309504880) {
+        m *= 0.5;
+        e++;
+    }
+    // ln m = 2 atanh(s), |s| < 0.172.
+    double s = (m - 1) / (m + 1), q = s * s, p = 0;
+    for (int k = 21; k >= 1; k -= 2) {
+        p = p * q + 2.0 / k;
+    }
+    return (double)e * ln2 + s * p;
+}

@@ -1,0 +1,336 @@
+// head.c - log-probabilities, their gradient, and drawing tokens.
+#include "isa.h"
+#include "softmax.h"
+
+typedef struct {
+    float *logp, *entropy, *lse, *logits;
+    const float *g_logp, *g_entropy;
+    const int32_t *ids;
+    int64_t v;
+    float temp;
+} score_args;
+
+static void score_rows(void *arg, int64_t lo, int64_t hi, int tid) {
+    (void)tid;
+    const score_args *a = arg;
+    for (int64_t i = lo; i < hi; i++) {
+        const float *l = a->logits + i * a->v;
+        softmax_row r = softmax_stats(l, a->v, a->temp, a->entropy != NULL);
+        if (a->logp) {
+            a->logp[i] = a->ids[i] < 0 ? 0 : softmax_logp(&r, l[a->ids[i]], a->temp);
+        }
+        if (a->entropy) {
+            a->entropy[i] = (float)(r.log_sum - r.mean);
+        }
+        if (a->lse) {
+            a->lse[i] = (float)((double)r.max + r.log_sum);
+        }
+    }
+}
+
+void ISA(rv_logprob)(rv_ctx *c, rv_dev logp, rv_dev entropy, rv_dev lse, rv_dev logits,
+                     const int32_t *ids, int64_t m, int64_t v, float temperature) {
+    score_args a = {.logp = rv_f32(logp),
+                    .entropy = rv_f32(entropy),
+                    .lse = rv_f32(lse),
+                    .logits = rv_f32(logits),
+                    .ids = ids,
+                    .v = v,
+                    .temp = temperature};
+    rv_for(c, m, v * 8, 1, score_rows, &a);
+}
+
+static void score_backward_rows(void *arg, int64_t lo, int64_t hi, int tid) {
+    (void)tid;
+    const score_args *a = arg;
+    for (int64_t r = lo; r < hi; r++) {
+        float *l = a->logits + r * a->v, lse = a->lse[r], inv = 1 / a->temp;
+        float gl = a->g_logp && a->ids[r] >= 0 ? a->g_logp[r] : 0;
+        float ge = a->g_entropy ? a->g_entropy[r] : 0, h = a->g_entropy ? a->entropy[r] : 0;
+        if (ge == 0) {
+            for (int64_t i = 0; i < a->v; i++) {
+                l[i] = -gl * fn_exp(l[i] / a->temp - lse) * inv;
+            }
+        } else {
+            for (int64_t i = 0; i < a->v; i++) {
+                float z = l[i] / a->temp - lse, p = fn_exp(z);
+                float surprise = p > 0 ? z + h : 0; // p ln p is 0 at p = 0
+                l[i] = -p * __builtin_fmaf(ge, surprise, gl) * inv;
+            }
+        }
+        if (a->ids[r] >= 0) {
+            l[a->ids[r]] += gl * inv;
+        }
+    }
+}
+
+void ISA(rv_logprob_backward)(rv_ctx *c, rv_dev logits, rv_dev g_logp, rv_dev g_entropy, rv_dev lse,
+                              rv_dev entropy, const int32_t *ids, int64_t m, int64_t v,
+                              float temperature) {
+    score_args a = {.g_logp = rv_f32(g_logp),
+                    .g_entropy = rv_f32(g_entropy),
+                    .lse = rv_f32(lse),
+                    .entropy = rv_f32(entropy),
+                    .logits = rv_f32(logits),
+                    .ids = ids,
+                    .v = v,
+                    .temp = temperature};
+    rv_for(c, m, v * 8, 1, score_backward_rows, &a);
+}
+
+// ---- sampling ----
+//
+// Filters are thresholds on the logit, found by bisection over the ordered bit patterns of floats:
+// no sorting, no memory, and ties are kept or cut as a stable sort would.
+
+// Order-preserving map of floats to unsigned numbers.
+static uint32_t key_of(float x) {
+    uint32_t u;
+    x += 0.0f; // -0 and 0 are equal
+    memcpy(&u, &x, sizeof u);
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
+typedef struct {
+    const float *l;
+    int64_t v;
+    float temp;
+    softmax_row row;
+    const int32_t *banned;
+    int64_t n_banned;
+    uint32_t least; // keys below it are cut
+    int64_t cut;    // of the ids whose key is `least`, those below `cut` are cut too
+} draw;
+
+// Weights exp(z - max) of ids i0..i0+n-1, 0 for those that can't be drawn.
+static void weights(const draw *d, float *e, int64_t i0, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        e[i] = fn_exp(d->l[i0 + i] / d->temp - d->row.max);
+    }
+    if (d->least > 0) {
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t key = key_of(d->l[i0 + i]);
+            e[i] = key < d->least || (key == d->least && i0 + i < d->cut) ? 0 : e[i];
+        }
+    }
+    for (int64_t b = 0; b < d->n_banned; b++) {
+        if (d->banned[b] >= i0 && d->banned[b] < i0 + n) {
+            e[d->banned[b] - i0] = 0;
+        }
+    }
+}
+
+// Sum of the weights of ids that may be drawn with key < limit; `count` receives how many ids are
+// not below the limit.
+static double weight_below(const draw *d, uint64_t limit, int64_t *count) {
+    float e[SOFTMAX_CHUNK];
+    double sum = 0;
+    *count = 0;
+    for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+        int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+        weights(d, e, i0, n);
+        for (int64_t i = 0; i < n; i++) {
+            bool below = key_of(d->l[i0 + i]) < limit;
+            sum += below ? (double)e[i] : 0;
+            *count += !below && e[i] > 0;
+        }
+    }
+    return sum;
+}
+
+// The k-th largest logit becomes the least that stays; ties with it stay.
+static void keep_top_k(draw *d, int64_t k) {
+    uint64_t lo = 0, hi = (uint64_t)1 << 32; // count(lo) >= k or all; count(hi) = 0
+    while (hi - lo > 1) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        int64_t count;
+        weight_below(d, mid, &count);
+        if (count >= k) {
+            lo = mid;
+        } else {
+            hi = mid;
+        }
+    }
+    d->least = (uint32_t)lo;
+}
+
+// Cuts the longest ascending run whose share of the whole is at most 1 - p; the largest stays.
+static void keep_top_p(draw *d, double p) {
+    int64_t count;
+    double whole = weight_below(d, (uint64_t)1 << 32, &count), budget = (1 - p) * whole;
+    uint64_t lo = d->least, hi = (uint64_t)1 << 32;
+    while (hi - lo > 1) {
+        uint64_t mid = lo + (hi - lo) / 2;
+        double below = weight_below(d, mid, &count);
+        if (below <= budget && count > 0) {
+            lo = mid;
+        } else {
+            hi = mid;
+        }
+    }
+    // Among equal logits the run goes on in index order; the last of them stays when it is the top.
+    double sum = weight_below(d, lo, &count);
+    int64_t above, stop = 0;
+    weight_below(d, lo + 1, &above);
+    int64_t ties = count - above;
+    for (int64_t i = 0; i < d->v && ties > (above > 0 ? 0 : 1); i++) {
+        float e;
+        if (key_of(d->l[i]) != lo) {
+            continue;
+        }
+        weights(d, &e, i, 1);
+        if (e > 0) {
+            sum += (double)e;
+            if (sum > budget) {
+                break;
+            }
+            stop = i + 1;
+            ties--;
+        }
+    }
+    if (lo > d->least || stop > d->cut) {
+        d->cut = lo > d->least ? stop : d->cut > stop ? d->cut : stop;
+        d->least = (uint32_t)lo;
+    }
+}
+
+// Cuts ids whose weight is under p times the largest that may be drawn.
+static void keep_min_p(draw *d, float p) {
+    float e[SOFTMAX_CHUNK], top = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        uint32_t least = UINT32_MAX;
+        for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+            int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+            weights(d, e, i0, n);
+            for (int64_t i = 0; i < n; i++) {
+                if (pass == 0) {
+                    top = e[i] > top ? e[i] : top;
+                } else if (e[i] > 0 && e[i] >= p * top) {
+                    uint32_t key = key_of(d->l[i0 + i]);
+                    least = key < least ? key : least;
+                }
+            }
+        }
+        if (pass == 1 && least > d->least && least < UINT32_MAX) {
+            d->least = least;
+            d->cut = 0;
+        }
+    }
+}
+
+// The id at the share u of the weights, in index order; -1 when nothing may be drawn.
+static int32_t pick(const draw *d, double u, double *whole) {
+    float e[SOFTMAX_CHUNK];
+    int64_t count, last = -1;
+    *whole = weight_below(d, (uint64_t)1 << 32, &count);
+    double target = u * *whole, sum = 0;
+    for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+        int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+        weights(d, e, i0, n);
+        for (int64_t i = 0; i < n; i++) {
+            if (e[i] > 0) {
+                sum += (double)e[i];
+                last = i0 + i;
+                if (sum > target) {
+                    return (int32_t)last;
+                }
+            }
+        }
+    }
+    return (int32_t)last;
+}
+
+static bool is_banned(const draw *d, int64_t id) {
+    for (int64_t b = 0; b < d->n_banned; b++) {
+        if (d->banned[b] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int32_t argmax(const draw *d) {
+    int64_t best = -1;
+    for (int64_t i = 0; i < d->v; i++) {
+        if ((best < 0 || d->l[i] > d->l[best]) && !is_banned(d, i)) {
+            best = i;
+        }
+    }
+    return (int32_t)best;
+}
+
+typedef struct {
+    rv_drawn *out;
+    const float *logits;
+    int64_t v;
+    const rv_sample *how;
+    const int32_t *banned;
+    int64_t n_banned;
+} sample_args;
+
+// id -1: not a number; -2: nothing to draw from.
+static rv_drawn draw_row(const sample_args *a, int64_t row) {
+    const rv_sample *how = a->how + row;
+    draw d = {.l = a->logits + row * a->v,
+              .v = a->v,
+              .banned = a->banned,
+              .n_banned = a->n_banned,
+              .temp = how->temperature > 0 ? how->temperature : 1};
+    d.row = softmax_stats(d.l, d.v, d.temp, false);
+    rv_drawn r = {.id = -1};
+    if (d.row.max != d.row.max) {
+        return r;
+    }
+    double whole = 0;
+    if (how->temperature > 0) {
+        if (how->top_k > 0 && how->top_k < a->v) {
+            keep_top_k(&d, how->top_k);
+        }
+        if (how->top_p < 1) {
+            keep_top_p(&d, (double)how->top_p);
+        }
+        if (how->min_p > 0) {
+            keep_min_p(&d, how->min_p);
+        }
+        r.id = pick(&d, how->u, &whole);
+    } else {
+        r.id = argmax(&d);
+    }
+    if (r.id < 0) {
+        r.id = -2;
+        return r;
+    }
+    r.logp = softmax_logp(&d.row, d.l[r.id], d.temp);
+    if (how->temperature > 0) {
+        bool whole_row = d.least == 0 && d.n_banned == 0;
+        r.filtered_logp =
+            whole_row ? r.logp : (float)((double)(d.l[r.id] / d.temp - d.row.max) - rv_log(whole));
+    }
+    return r;
+}
+
+static void sample_rows(void *arg, int64_t lo, int64_t hi, int tid) {
+    (void)tid;
+    const sample_args *a = arg;
+    for (int64_t i = lo; i < hi; i++) {
+        a->out[i] = draw_row(a, i);
+    }
+}
+
+rv_status ISA(rv_sample_run)(rv_ctx *c, rv_drawn *out, rv_dev logits, int64_t m, int64_t v,
+                             const rv_sample *how, const int32_t *banned, int64_t n_banned,
+                             rv_err *e) {
+    sample_args a = {out, rv_f32(logits), v, how, banned, n_banned};
+    rv_for(c, m, v * 16, 1, sample_rows, &a);
+    for (int64_t i = 0; i < m; i++) {
+        if (out[i].id == -1) {
+            return RV_FAIL(e, RV_ENUMERIC, "sample: row %lld of the logits holds NaN or infinity",
+                           (long long)i);
+        }
+        if (out[i].id == -2) {
+            return RV_FAIL(e, RV_EARG, "sample: row %lld: no id may be drawn (all %lld are banned)",
+                           (long long)i, (long long)v);
+        }
+    }
+    return RV_OK;
+}

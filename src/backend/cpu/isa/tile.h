@@ -1,0 +1,162 @@
+// tile.h - the one multiply-add loop of the program.
+//
+// C[i][j] (+)= sum over t of A[i][t] B[t][j], each element one chain of fused multiply-adds, t
+// ascending, on accumulators held in registers. Forward products, dX, dW and attention are all this
+// loop with other strides, so an element's bits never depend on the tile it fell into.
+#pragma once
+
+#include "vec.h"
+
+// How the elements of B are kept.
+typedef enum {
+    B_F32,
+    B_BF16,
+    B_F16,
+    B_PAIR // two bf16 a step; A holds rounded activations, see pair.h
+} tile_kind;
+
+typedef struct {
+    float *c;
+    const void *a; // floats; for B_PAIR pair_t
+    const void *b;
+    int64_t ldc;    // of C's rows
+    int64_t ar, at; // strides of A along rows and steps
+    int64_t ldb;    // of B's steps, in elements (pairs)
+    int64_t steps;
+    bool load; // start from C instead of zero
+} tile;
+
+// Columns of one register tile.
+#define NV 2
+#define NC (NV * VL)
+#if VL == 16
+#define MR 12
+#else
+#define MR 6
+#endif
+
+#if defined(__AVX512BF16__) && VL == 16
+// One 32-bit word holds the bf16 of steps 2t (low half) and 2t + 1.
+typedef uint32_t pair_t;
+#define PAIR_WIDTH 1
+#else
+// Two floats, rounded to bf16.
+typedef float pair_t;
+#define PAIR_WIDTH 2
+#endif
+
+RV_INLINE vf load_b(const tile_kind kind, const void *b, int64_t i) {
+    switch (kind) {
+    case B_BF16:
+        return vload_bf16((const uint16_t *)b + i);
+    case B_F16:
+        return vload_f16((const uint16_t *)b + i);
+    default:
+        return vload((const float *)b + i);
+    }
+}
+
+// acc += a[odd] b[odd], then a[even] b[even]: the order of vdpbf16ps, each a fused multiply-add.
+// The instruction also flushes subnormals, so other machines may differ in the last bits.
+RV_INLINE vf pair_fma(const pair_t *a, vu b, vf acc) {
+#if defined(__AVX512BF16__) && VL == 16
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)*a), (__m512bh)b);
+#else
+    acc = vfma(vsplat(a[1]), (vf)(b & 0xffff0000u), acc);
+    return vfma(vsplat(a[0]), (vf)(b << 16), acc);
+#endif
+}
+
+RV_INLINE void tile_steps_pair(const int mr, vf acc[][NV], const tile *t, const pair_t *a,
+                               int64_t col) {
+    const uint32_t *b = (const uint32_t *)t->b + col;
+    for (int64_t s = 0; s < t->steps; s++) {
+        vu bv[NV];
+        RV_UNROLL
+        for (int v = 0; v < NV; v++) {
+            memcpy(&bv[v], b + s * t->ldb + v * VL, sizeof bv[v]);
+        }
+        RV_UNROLL
+        for (int i = 0; i < mr; i++) {
+            RV_UNROLL
+            for (int v = 0; v < NV; v++) {
+                acc[i][v] = pair_fma(a + i * t->ar + s * t->at, bv[v], acc[i][v]);
+            }
+        }
+    }
+}
+
+RV_INLINE void tile_steps(const int mr, const tile_kind kind, vf acc[][NV], const tile *t,
+                          const float *a, int64_t col) {
+    const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
+    for (int64_t s = 0; s < t->steps; s++) {
+        vf bv[NV];
+        RV_UNROLL
+        for (int v = 0; v < NV; v++) {
+            bv[v] = load_b(kind, t->b, s * ldb + col + v * VL);
+        }
+        RV_UNROLL
+        for (int i = 0; i < mr; i++) {
+            vf av = vsplat(a[i * ar + s * at]);
+            RV_UNROLL
+            for (int v = 0; v < NV; v++) {
+                acc[i][v] = vfma(av, bv[v], acc[i][v]);
+            }
+        }
+    }
+}
+
+// mr rows, NC columns; mr and kind are constants of each inlined copy.
+RV_INLINE void tile_one(const int mr, const tile_kind kind, const tile *t, int64_t row,
+                        int64_t col) {
+    vf acc[MR][NV];
+    float *c = t->c + row * t->ldc + col;
+    RV_UNROLL
+    for (int i = 0; i < mr; i++) {
+        RV_UNROLL
+        for (int v = 0; v < NV; v++) {
+            acc[i][v] = t->load ? vload(c + i * t->ldc + v * VL) : (vf){0};
+        }
+    }
+    if (kind == B_PAIR) {
+        tile_steps_pair(mr, acc, t, (const pair_t *)t->a + row * t->ar, col);
+    } else {
+        tile_steps(mr, kind, acc, t, (const float *)t->a + row * t->ar, col);
+    }
+    RV_UNROLL
+    for (int i = 0; i < mr; i++) {
+        RV_UNROLL
+        for (int v = 0; v < NV; v++) {
+            vstore(c + i * t->ldc + v * VL, acc[i][v]);
+        }
+    }
+}
+
+// Any number of rows; columns a multiple of NC (32 always is).
+RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int64_t cols) {
+    for (int64_t col = 0; col < cols; col += NC) {
+        int64_t row = 0;
+        for (; row + MR <= rows; row += MR) {
+            tile_one(MR, kind, t, row, col);
+        }
+#if MR > 8
+        for (; row + 8 <= rows; row += 8) {
+            tile_one(8, kind, t, row, col);
+        }
+#endif
+        for (; row + 4 <= rows; row += 4) {
+            tile_one(4, kind, t, row, col);
+        }
+        for (; row + 2 <= rows; row += 2) {
+            tile_one(2, kind, t, row, col);
+        }
+        for (; row < rows; row++) {
+            tile_one(1, kind, t, row, col);
+        }
+    }
+}
+
+// Out of line: one copy per file and kind.
+static __attribute__((noinline, unused)) void tile_f32(const tile *t, int64_t rows, int64_t cols) {
+    tile_block(B_F32, t, rows, cols);
+}

@@ -1,0 +1,180 @@
+// weight.c - the packed layouts of weight matrices.
+//
+// A matrix (N, K) is kept as panels of 32 outputs, [N/32][K][32], padded with zeros: the order in
+// which the multiply-add kernels read it. For dX the transposed matrix is packed the same way. bf16
+// x bf16 products take two k at a time: [N/32][ceil(K/2)][32][2]. Masters, gradients and optimiser
+// states of every weight are fp32 panels.
+#include "cpu.h"
+
+#include <string.h>
+
+static int64_t panel_elems(int64_t n, int64_t k, bool paired) {
+    return rv_panels(n) * RV_PANEL * (paired ? (k + 1) / 2 * 2 : k);
+}
+
+void rv_cpu_weight_size(rv_weight *w) {
+    size_t size = rv_dtype_size(w->store);
+    bool paired = rv_paired(w);
+    w->fwd_bytes = (size_t)panel_elems(w->n, w->k, paired) * size;
+    w->dx_bytes = w->flags & RV_WEIGHT_DX ? (size_t)panel_elems(w->k, w->n, paired) * size : 0;
+}
+
+int64_t rv_cpu_weight_elems(const rv_weight *w) { return panel_elems(w->n, w->k, false); }
+
+// Where element (i, j) of a matrix with `steps` columns stands in its panels.
+static inline int64_t at(int64_t i, int64_t j, int64_t steps, bool paired) {
+    int64_t lane = i % RV_PANEL, panel = i / RV_PANEL * RV_PANEL;
+    return paired ? panel * ((steps + 1) / 2 * 2) + j / 2 * 2 * RV_PANEL + lane * 2 + j % 2
+                  : panel * steps + j * RV_PANEL + lane;
+}
+
+static inline void put(void *dst, rv_dtype t, int64_t i, float x) {
+    if (t == RV_F32) {
+        ((float *)dst)[i] = x;
+    } else {
+        ((uint16_t *)dst)[i] = t == RV_BF16 ? rv_f32_to_bf16(x) : rv_f32_to_f16(x);
+    }
+}
+
+static inline float get(const void *src, rv_dtype t, int64_t i) {
+    if (t == RV_F32) {
+        return ((const float *)src)[i];
+    }
+    uint16_t x = ((const uint16_t *)src)[i];
+    return t == RV_BF16 ? rv_bf16_to_f32(x) : rv_f16_to_f32(x);
+}
+
+// A source of fp32 elements: row-major, or panels.
+typedef struct {
+    const void *data;
+    rv_dtype type;
+    bool packed;
+    int64_t n, k;
+    void *dst;
+    rv_dtype store;
+    bool paired, transposed;
+} repack;
+
+static inline float source(const repack *r, int64_t i, int64_t j) {
+    return get(r->data, r->type, r->packed ? at(i, j, r->k, false) : i * r->k + j);
+}
+
+// Fills panels lo..hi-1 of the destination, padding included.
+static void repack_panels(void *arg, int64_t lo, int64_t hi, int tid) {
+    (void)tid;
+    const repack *r = arg;
+    int64_t outputs = r->transposed ? r->k : r->n, steps = r->transposed ? r->n : r->k;
+    int64_t all = r->paired ? (steps + 1) / 2 * 2 : steps;
+    for (int64_t p = lo; p < hi; p++) {
+        for (int64_t j = 0; j < all; j++) {
+            for (int64_t i = p * RV_PANEL; i < (p + 1) * RV_PANEL; i++) {
+                float x = 0;
+                if (i < outputs && j < steps) {
+                    x = r->transposed ? source(r, j, i) : source(r, i, j);
+                }
+                put(r->dst, r->store, at(i, j, steps, r->paired), x);
+            }
+        }
+    }
+}
+
+static void run(rv_ctx *c, repack r) {
+    int64_t outputs = r.transposed ? r.k : r.n, steps = r.transposed ? r.n : r.k;
+    rv_for(c, rv_panels(outputs), steps * RV_PANEL * 4, 1, repack_panels, &r);
+}
+
+static void refresh(rv_ctx *c, rv_weight *w, const void *src, rv_dtype t, bool packed) {
+    repack r = {src, t, packed, w->n, w->k, (void *)w->fwd.addr, w->store, rv_paired(w), false};
+    if (src != r.dst) {
+        run(c, r);
+    }
+    if (w->flags & RV_WEIGHT_DX) {
+        r.dst = (void *)w->dx.addr;
+        r.transposed = true;
+        run(c, r);
+    }
+}
+
+rv_status rv_cpu_weight_prepare(rv_ctx *c, rv_weight *w, const void *src, rv_dtype t, rv_err *e) {
+    if (t != RV_F32 && t != RV_BF16 && t != RV_F16) {
+        return RV_FAIL(e, RV_ETYPE, "a weight must be f32, bf16 or f16, got %s", rv_dtype_name(t));
+    }
+    refresh(c, w, src, t, false);
+    return RV_OK;
+}
+
+void rv_cpu_weight_refresh(rv_ctx *c, rv_weight *w, rv_dev master) {
+    refresh(c, w, (const void *)master.addr, RV_F32, true);
+}
+
+void rv_cpu_weight_pack(rv_ctx *c, const rv_weight *w, rv_dev master, const float *src) {
+    run(c, (repack){src, RV_F32, false, w->n, w->k, (void *)master.addr, RV_F32, false, false});
+}
+
+static void unpack(const rv_weight *w, float *dst, const void *src, rv_dtype t, bool paired) {
+    for (int64_t i = 0; i < w->n; i++) {
+        for (int64_t j = 0; j < w->k; j++) {
+            dst[i * w->k + j] = get(src, t, at(i, j, w->k, paired));
+        }
+    }
+}
+
+void rv_cpu_weight_unpack(rv_ctx *c, const rv_weight *w, float *dst, rv_dev master) {
+    (void)c;
+    unpack(w, dst, (const void *)master.addr, RV_F32, false);
+}
+
+void rv_cpu_weight_read(rv_ctx *c, const rv_weight *w, float *dst) {
+    (void)c;
+    unpack(w, dst, (const void *)w->fwd.addr, w->store, rv_paired(w));
+}
+
+// ---- embedding rows ----
+
+typedef struct {
+    float *y;
+    const rv_weight *w;
+    const int32_t *ids;
+    int64_t m;
+} embed_args;
+
+static void embed_rows(void *arg, int64_t lo, int64_t hi, int tid) {
+    (void)tid;
+    const embed_args *a = arg;
+    const rv_weight *w = a->w;
+    bool paired = rv_paired(w);
+    for (int64_t i = lo; i < hi; i++) {
+        float *y = a->y + i * w->k;
+        for (int64_t j = 0; j < w->k; j++) {
+            y[j] = a->ids[i] < 0
+                       ? 0
+                       : get((const void *)w->fwd.addr, w->store, at(a->ids[i], j, w->k, paired));
+        }
+    }
+}
+
+void rv_cpu_embed(rv_ctx *c, rv_dev y, const rv_weight *w, const int32_t *ids, int64_t m) {
+    embed_args a = {rv_f32(y), w, ids, m};
+    rv_for(c, m, w->k * 4, 1, embed_rows, &a);
+}
+
+// Columns lo..hi-1 of all rows: each element's sum runs over i ascending on one thread.
+static void embed_backward_columns(void *arg, int64_t lo, int64_t hi, int tid) {
+    (void)tid;
+    const embed_args *a = arg; // y: dy
+    float *dw = (float *)a->w->fwd.addr;
+    for (int64_t i = 0; i < a->m; i++) {
+        if (a->ids[i] >= 0) {
+            for (int64_t j = lo; j < hi; j++) {
+                dw[at(a->ids[i], j, a->w->k, false)] += a->y[i * a->w->k + j];
+            }
+        }
+    }
+}
+
+void rv_cpu_embed_backward(rv_ctx *c, rv_dev dw, const rv_weight *w, rv_dev dy, const int32_t *ids,
+                           int64_t m) {
+    rv_weight target = {.n = w->n, .k = w->k, .fwd = dw};
+    embed_args a = {rv_f32(dy), &target, ids, m};
+    rv_for(c, w->k, m * 4, 1, embed_backward_columns, &a);
+}
