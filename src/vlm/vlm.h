@@ -62,11 +62,14 @@ typedef struct {
 rv_status rv_vlm_plan(rv_plan *out, const rv_backend *be, const rv_arch *arch,
                       const rv_vlm_options *o, rv_err *e);
 
-/// Makes a model with all memory planned and taken; parameters are zero until set.
+/// Makes a model: its list of parameters. The memory, all of it, is taken by the first call that
+/// needs it, when all adapters are known; parameters are zero until set.
 /// Errors: RV_EARG (an arch that makes no sense, naming the field), RV_ENOMEM.
 rv_status rv_vlm_new(rv_vlm **out, const rv_backend *be, rv_ctx *ctx, const rv_arch *arch,
                      const rv_vlm_options *o, rv_err *e);
 void rv_vlm_free(rv_vlm *m);
+/// Counts the bytes that this model takes or will take, adapters included.
+void rv_vlm_memory(rv_vlm *m, rv_plan *out);
 const rv_arch *rv_vlm_arch(const rv_vlm *m);
 
 int64_t rv_vlm_param_count(const rv_vlm *m);
@@ -82,7 +85,7 @@ rv_status rv_vlm_param_get(const rv_vlm *m, int64_t i, rv_of what, float *data, 
 // ---- LoRA: pairs A (r, in), B (out, r) beside linear weights ----
 /// Adds an adapter beside linear parameter `i`; A and B become parameters "ROLE.lora_a",
 /// "ROLE.lora_b" (part of the weight's part, trained when `train`). All are added before the first
-/// score.
+/// parameter is set.
 rv_status rv_vlm_lora_add(rv_vlm *m, int64_t i, int r, float scale, bool train, rv_err *e);
 /// Switches all adapters on or off (off: the base model, the frozen KL reference).
 void rv_vlm_lora_enable(rv_vlm *m, bool on);
@@ -118,8 +121,9 @@ typedef struct {    // host memory of the caller; any may be NULL
 rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores *out, rv_err *e);
 
 /// Adds to every trained parameter's gradient that of sum g.x over the outputs of the kept score,
-/// which ends with it. `g` holds upstream gradients (NULL: zero; logits unused). `value_grad`
-/// scales the value's gradient where it enters the backbone (the value head itself learns in full).
+/// which ends with it (also when it fails: then gradients are partly added). `g` holds upstream
+/// gradients (NULL: zero; logits unused). `value_grad` scales the value's gradient where it enters
+/// the backbone (the value head itself learns in full).
 rv_status rv_vlm_backward(rv_vlm *m, const rv_scores *g, float value_grad, rv_err *e);
 /// Drops a kept score.
 void rv_vlm_forget(rv_vlm *m);
@@ -131,7 +135,8 @@ double rv_vlm_grad_norm(rv_vlm *m);
 /// rate. Weight decay acts on every trained parameter, as in torch. Errors: RV_ENUMERIC when a
 /// gradient is not finite (nothing changes).
 rv_status rv_vlm_adamw(rv_vlm *m, const rv_adamw *how, float value_lr, rv_err *e);
-/// A number that changes whenever weights change: cached keys of another epoch are stale.
+/// A number that changes whenever weights change, and with the adapters' switch: cached keys of
+/// another epoch are stale.
 uint64_t rv_vlm_epoch(const rv_vlm *m);
 
 // ---- cached sequences ----

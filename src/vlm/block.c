@@ -1,0 +1,224 @@
+// block.c - a pre-norm transformer block, forward and backward, and the stack of them.
+//
+//   mid = x + o(attention(q(n), k(n), v(n))),  n = norm1(x)
+//   out = mid + down(silu(gate(u)) * up(u)) or mid + down(act(up(u))),  u = norm2(mid)
+//
+// The vision tower (LayerNorm, plain MLP) and the decoder (RMSNorm, gated MLP, rotary angles,
+// cache) are the same code. In the last block only the picked rows go on after the attention: what
+// follows works row by row, so their bits are those of the full computation. Norms and the MLP's
+// inner activation are recomputed backward; only what a matrix product made is kept.
+#include "intr.h"
+#include "model.h"
+
+static const rv_dev none = {0};
+
+static bool picks(const rv_tower *t, int i, const rv_pass *p) {
+    return p->pick && i == t->n_blocks - 1;
+}
+
+// Rows after the attention.
+static int64_t rows_out(const rv_tower *t, int i, const rv_pass *p) {
+    return picks(t, i, p) ? p->n_pick : p->rows;
+}
+
+static rv_dev input(const rv_tower *t, int i, bool keep) { return t->x[keep ? i : i & 1]; }
+
+static rv_dev output(const rv_tower *t, int i, bool keep) {
+    return i == t->n_blocks - 1 ? t->out : input(t, i + 1, keep);
+}
+
+static const rv_saved *saved(const rv_tower *t, int i, bool keep) {
+    return &t->saved[keep && t->n_saved > 1 ? i : 0];
+}
+
+static int64_t q_width(const rv_tower *t) { return (int64_t)t->attn.n_head * t->attn.head_dim; }
+static int64_t kv_width(const rv_tower *t) { return (int64_t)t->attn.n_kv * t->attn.head_dim; }
+
+static void project(rv_vlm *m, const rv_block *b, const rv_saved *s, int which, rv_dev y, rv_dev x,
+                    int64_t rows, rv_dev residual) {
+    rv_layer_forward(m, &b->linear[which], y, x, rows, RV_ACT_NONE, none, residual,
+                     s->lora_h[which]);
+}
+
+static void rotate(rv_vlm *m, const rv_tower *t, rv_dev x, rv_dev angle, int64_t rows, int heads,
+                   float sign) {
+    if (!rv_dev_none(angle)) {
+        m->be->rope(m->ctx, x, angle, rows, heads, t->attn.head_dim, sign);
+    }
+}
+
+// Attention of packed sequences: o of all rows.
+static void attend(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+    const rv_block *b = &t->blocks[i];
+    rv_norm_forward(m, &b->norm1, t->norm, input(t, i, p->keep), p->rows, t->width, t->eps);
+    project(m, b, s, RV_Q, s->q, t->norm, p->rows, none);
+    project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
+    project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
+    rotate(m, t, s->q, p->angle, p->rows, t->attn.n_head, 1);
+    rotate(m, t, s->k, p->angle, p->rows, t->attn.n_kv, 1);
+    m->be->attention(m->ctx, s->o, p->keep ? s->lse : none, s->q, s->k, s->v, q_width(t),
+                     kv_width(t), p->cu, p->n_seq, &t->attn);
+}
+
+// Attention on the cache: o of the rows that go on; the others only leave keys and values.
+static void attend_cached(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+    const rv_block *b = &t->blocks[i];
+    rv_dev pool = rv_dev_at(p->pool, (int64_t)p->pool_bytes * i);
+    rv_norm_forward(m, &b->norm1, t->norm, input(t, i, false), p->rows, t->width, t->eps);
+    project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
+    project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
+    rotate(m, t, s->k, p->angle, p->rows, t->attn.n_kv, 1);
+    m->be->kv_write(m->ctx, pool, s->k, s->v, kv_width(t), p->write, p->n_seq, &t->attn);
+    int64_t rows = rows_out(t, i, p);
+    if (rows == 0) {
+        return;
+    }
+    rv_dev n = t->norm, angle = p->angle;
+    if (picks(t, i, p)) {
+        m->be->gather_rows(m->ctx, t->pick, t->norm, p->pick, rows, t->width);
+        m->be->gather_rows(m->ctx, t->angle, p->angle, p->pick, rows, t->attn.head_dim);
+        n = t->pick;
+        angle = t->angle;
+    }
+    project(m, b, s, RV_Q, s->q, n, rows, none);
+    rotate(m, t, s->q, angle, rows, t->attn.n_head, 1);
+    m->be->attention_cached(m->ctx, s->o, s->q, q_width(t), pool,
+                            picks(t, i, p) ? p->read : p->write,
+                            picks(t, i, p) ? p->n_read : p->n_seq, &t->attn);
+}
+
+// The picked rows of o in t->pick, or o itself.
+static rv_dev picked_o(rv_vlm *m, const rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+    if (!picks(t, i, p) || p->write) {
+        return s->o;
+    }
+    m->be->gather_rows(m->ctx, t->pick, s->o, p->pick, p->n_pick, q_width(t));
+    return t->pick;
+}
+
+// Everything of a block but the last product: fills `s`, and the inner activation in t->inner.
+static void inner(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+    const rv_block *b = &t->blocks[i];
+    int64_t rows = rows_out(t, i, p);
+    rv_dev x = input(t, i, p->keep);
+    if (picks(t, i, p)) {
+        m->be->gather_rows(m->ctx, s->mid, x, p->pick, rows, t->width);
+        x = s->mid;
+    }
+    project(m, b, s, RV_O, s->mid, picked_o(m, t, i, p, s), rows, x);
+    rv_norm_forward(m, &b->norm2, t->norm, s->mid, rows, t->width, t->eps);
+    if (t->gated) {
+        project(m, b, s, RV_GATE, s->gate, t->norm, rows, none);
+        project(m, b, s, RV_UP, s->up, t->norm, rows, none);
+        m->be->swiglu(m->ctx, t->inner, s->gate, s->up, rows * t->mlp);
+    } else {
+        rv_layer_forward(m, &b->linear[RV_UP], t->inner, t->norm, rows, t->act,
+                         p->keep ? s->up : none, none, s->lora_h[RV_UP]);
+    }
+}
+
+static void block_forward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p) {
+    const rv_saved *s = saved(t, i, p->keep);
+    if (p->write) {
+        attend_cached(m, t, i, p, s);
+    } else {
+        attend(m, t, i, p, s);
+    }
+    int64_t rows = rows_out(t, i, p);
+    if (rows > 0) {
+        inner(m, t, i, p, s);
+        project(m, &t->blocks[i], s, RV_DOWN, output(t, i, p->keep), t->inner, rows, s->mid);
+    }
+}
+
+rv_status rv_tower_forward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e) {
+    for (int i = 0; i < t->n_blocks; i++) {
+        if (rv_interrupted()) {
+            return RV_FAIL(e, RV_EINTERRUPT, "interrupted");
+        }
+        block_forward(m, t, i, p);
+    }
+    return RV_OK;
+}
+
+static void back(rv_vlm *m, const rv_tower *t, const rv_block *b, const rv_saved *s, int which,
+                 rv_dev dx, bool add, rv_dev dy, rv_dev x, int64_t rows) {
+    rv_layer_backward(m, &b->linear[which], dx, add, dy, x, rows, s->lora_h[which], t->lora_g);
+}
+
+// Through the MLP: t->dx, the gradient of the output, becomes that of `mid`.
+static void mlp_backward(rv_vlm *m, rv_tower *t, const rv_block *b, const rv_saved *s,
+                         int64_t rows) {
+    if (t->gated) {
+        m->be->swiglu(m->ctx, t->inner, s->gate, s->up, rows * t->mlp);
+    } else {
+        m->be->act(m->ctx, t->inner, s->up, rows * t->mlp, t->act);
+    }
+    back(m, t, b, s, RV_DOWN, t->dinner, false, t->dx, t->inner, rows);
+    rv_norm_forward(m, &b->norm2, t->norm, s->mid, rows, t->width, t->eps);
+    if (t->gated) {
+        rv_dev dup = t->inner; // its content has been used
+        m->be->swiglu_backward(m->ctx, t->dgate, dup, t->dinner, s->gate, s->up, rows * t->mlp);
+        back(m, t, b, s, RV_GATE, t->dn, false, t->dgate, t->norm, rows);
+        back(m, t, b, s, RV_UP, t->dn, true, dup, t->norm, rows);
+    } else {
+        m->be->act_backward(m->ctx, t->dinner, t->dinner, s->up, rows * t->mlp, t->act);
+        back(m, t, b, s, RV_UP, t->dn, false, t->dinner, t->norm, rows);
+    }
+    rv_norm_backward(m, &b->norm2, t->dx, t->dn, s->mid, rows, t->width, t->eps, true);
+}
+
+static void swap(rv_dev *a, rv_dev *b) {
+    rv_dev x = *a;
+    *a = *b;
+    *b = x;
+}
+
+// Spreads the picked rows' gradients over all rows: t->dx, and t->d_o from t->dq.
+static void spread(rv_vlm *m, rv_tower *t, const rv_pass *p) {
+    size_t row = sizeof(float) * (size_t)t->width, o_row = sizeof(float) * (size_t)q_width(t);
+    m->be->zero(m->ctx, t->dx2, (size_t)p->rows * row);
+    m->be->scatter_rows(m->ctx, t->dx2, t->dx, p->pick, p->n_pick, t->width);
+    swap(&t->dx, &t->dx2);
+    m->be->zero(m->ctx, t->d_o, (size_t)p->rows * o_row);
+    m->be->scatter_rows(m->ctx, t->d_o, t->dq, p->pick, p->n_pick, q_width(t));
+}
+
+// Through the attention: t->dx, the gradient of `mid`, becomes that of x.
+static void attention_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+    const rv_block *b = &t->blocks[i];
+    bool part = picks(t, i, p), flows = rv_vlm_flows(m, b->stage);
+    back(m, t, b, s, RV_O, part ? t->dq : t->d_o, false, t->dx, picked_o(m, t, i, p, s),
+         rows_out(t, i, p));
+    if (part) {
+        spread(m, t, p);
+    }
+    m->be->attention_backward(m->ctx, t->dq, t->dk, t->dv, t->d_o, s->q, s->k, s->v, s->o, s->lse,
+                              q_width(t), kv_width(t), p->cu, p->n_seq, &t->attn);
+    rotate(m, t, t->dq, p->angle, p->rows, t->attn.n_head, -1);
+    rotate(m, t, t->dk, p->angle, p->rows, t->attn.n_kv, -1);
+    rv_dev x = input(t, i, true), dn = flows ? t->dn : none;
+    rv_norm_forward(m, &b->norm1, t->norm, x, p->rows, t->width, t->eps);
+    back(m, t, b, s, RV_Q, dn, false, t->dq, t->norm, p->rows);
+    back(m, t, b, s, RV_K, dn, true, t->dk, t->norm, p->rows);
+    back(m, t, b, s, RV_V, dn, true, t->dv, t->norm, p->rows);
+    if (flows) {
+        rv_norm_backward(m, &b->norm1, t->dx, t->dn, x, p->rows, t->width, t->eps, true);
+    }
+}
+
+rv_status rv_tower_backward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e) {
+    for (int i = t->n_blocks - 1; i >= 0 && m->floor <= t->blocks[i].stage; i--) {
+        if (rv_interrupted()) {
+            return RV_FAIL(e, RV_EINTERRUPT, "interrupted");
+        }
+        const rv_saved *s = saved(t, i, true);
+        if (t->n_saved < t->n_blocks && i < t->n_blocks - 1) {
+            attend(m, t, i, p, s);
+            inner(m, t, i, p, s);
+        }
+        mlp_backward(m, t, &t->blocks[i], s, rows_out(t, i, p));
+        attention_backward(m, t, i, p, s);
+    }
+    return RV_OK;
+}

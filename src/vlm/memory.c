@@ -1,0 +1,421 @@
+// memory.c - all device memory of a model: laid out, counted, taken once.
+//
+// lay_out runs twice: first with nothing behind the arenas, to count, then with the memory taken.
+// Activations that never live at the same time share their place.
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem.h"
+#include "model.h"
+
+enum { WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, N_ARENAS };
+
+rv_dev rv_arena_bytes(rv_arena *a, size_t bytes) {
+    rv_dev d = {a->base + a->used};
+    a->used += (size_t)rv_round_up((int64_t)bytes, 64);
+    a->most = a->used > a->most ? a->used : a->most;
+    return d;
+}
+
+rv_dev rv_arena_take(rv_arena *a, int64_t n) {
+    return rv_arena_bytes(a, (size_t)n * sizeof(float));
+}
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// ---- what needs a gradient ----
+
+static void find_floor(rv_vlm *m) {
+    m->floor = INT_MAX;
+    for (int64_t i = 0; i < m->n_params; i++) {
+        const rv_param *p = &m->params[i];
+        if (p->info.trained && p->info.part != RV_PART_VALUE && p->stage < m->floor) {
+            m->floor = p->stage;
+        }
+    }
+}
+
+static void need_dx(rv_vlm *m, const rv_layer *l, bool dx) {
+    if (l->weight < 0) {
+        return;
+    }
+    m->params[l->weight].w.flags |= dx ? RV_WEIGHT_DX : 0;
+    if (l->lora_a >= 0) {
+        bool learns = m->params[l->lora_a].info.trained;
+        m->params[l->lora_a].w.flags |= dx ? RV_WEIGHT_DX : 0;
+        m->params[l->lora_b].w.flags |= dx || learns ? RV_WEIGHT_DX : 0;
+    }
+}
+
+// Inside a block, whatever lies behind the queries, keys and values needs a gradient as soon as
+// something of the block is trained; they themselves only when something before it is.
+static void need_dx_tower(rv_vlm *m, const rv_tower *t) {
+    for (int i = 0; i < t->n_blocks; i++) {
+        const rv_block *b = &t->blocks[i];
+        for (int k = 0; k < RV_NLINEAR; k++) {
+            need_dx(m, &b->linear[k], k <= RV_V ? rv_vlm_flows(m, b->stage) : m->floor <= b->stage);
+        }
+    }
+}
+
+static void find_dx(rv_vlm *m) {
+    if (m->arch.vision.width) {
+        need_dx_tower(m, &m->vision);
+        need_dx(m, &m->connector[0], rv_vlm_flows(m, m->stage_connector));
+        need_dx(m, &m->connector[1], rv_vlm_flows(m, m->stage_connector + 1));
+    }
+    need_dx_tower(m, &m->text);
+    need_dx(m, &m->head, rv_vlm_flows(m, m->stage_head));
+    if (m->o.value_head) {
+        bool flows = rv_vlm_flows(m, m->stage_head);
+        bool learns = m->params[m->value[0].weight].info.trained;
+        for (int i = 0; i < 3; i++) {
+            need_dx(m, &m->value[i], flows || (learns && i > 0));
+        }
+    }
+}
+
+// ---- parameters ----
+
+static void lay_parameters(rv_vlm *m, rv_arena *a) {
+    for (int64_t i = 0; i < m->n_params; i++) {
+        rv_param *p = &m->params[i];
+        if (p->info.matrix) {
+            m->be->weight_size(&p->w);
+            p->w.fwd = rv_arena_bytes(&a[WEIGHTS], p->w.fwd_bytes);
+            if (p->w.dx_bytes) {
+                p->w.dx = rv_arena_bytes(&a[WEIGHTS], p->w.dx_bytes);
+            }
+            p->elems = m->be->weight_elems(&p->w);
+            p->value = !p->info.trained       ? (rv_dev){0}
+                       : p->w.store == RV_F32 ? p->w.fwd
+                                              : rv_arena_take(&a[OPTIMIZER], p->elems);
+        } else {
+            p->elems = 1;
+            for (int k = 0; k < p->info.ndim; k++) {
+                p->elems *= p->info.dim[k];
+            }
+            p->value = rv_arena_take(&a[WEIGHTS], p->elems);
+        }
+        if (p->info.trained) {
+            p->grad = rv_arena_take(&a[GRADIENTS], p->elems);
+            p->m = rv_arena_take(&a[OPTIMIZER], p->elems);
+            p->v = rv_arena_take(&a[OPTIMIZER], p->elems);
+        }
+    }
+}
+
+// ---- activations ----
+
+static int64_t rank_of(const rv_vlm *m, const rv_layer *l) {
+    return l->lora_a >= 0 ? m->params[l->lora_a].w.n : 0;
+}
+
+static void lay_saved(rv_vlm *m, rv_tower *t, rv_arena *a, rv_saved *s, bool learns) {
+    int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim;
+    int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
+    s->q = rv_arena_take(a, t->rows * q);
+    s->k = rv_arena_take(a, t->rows * kv);
+    s->v = rv_arena_take(a, t->rows * kv);
+    s->o = rv_arena_take(a, t->rows * q);
+    s->mid = rv_arena_take(a, t->rows * t->width);
+    s->lse = rv_arena_take(a, learns ? t->rows * t->attn.n_head : 0);
+    s->gate = rv_arena_take(a, t->gated ? t->rows * t->mlp : 0);
+    s->up = rv_arena_take(a, t->gated || learns ? t->rows * t->mlp : 0);
+    for (int k = 0; k < RV_NLINEAR; k++) {
+        int64_t r = 0;
+        for (int i = 0; i < t->n_blocks; i++) {
+            r = most(r, rank_of(m, &t->blocks[i].linear[k]));
+        }
+        s->lora_h[k] = rv_arena_take(a, t->rows * r);
+    }
+}
+
+// What the forward pass leaves for the backward pass; without one, what it passes on.
+static void lay_kept(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
+    t->n_x = learns ? (int)most(2, t->n_blocks) : 2;
+    t->n_saved = learns && !m->o.recompute ? t->n_blocks : 1;
+    for (int i = 0; i < t->n_x; i++) {
+        t->x[i] = rv_arena_take(a, t->rows * t->width);
+    }
+    for (int i = 0; i < t->n_saved; i++) {
+        lay_saved(m, t, a, &t->saved[i], learns);
+    }
+    t->out = rv_arena_take(a, t->rows * t->width);
+}
+
+static void lay_gradients(rv_tower *t, rv_arena *a, bool learns) {
+    t->dx = rv_arena_take(a, learns ? t->rows * t->width : 0);
+    t->dx2 = rv_arena_take(a, learns ? t->rows * t->width : 0);
+}
+
+// What every block uses and none keeps.
+static void lay_shared(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
+    int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim, r = 0;
+    int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
+    t->norm = rv_arena_take(a, t->rows * t->width);
+    t->inner = rv_arena_take(a, t->rows * t->mlp);
+    if (t->gated) {
+        t->pick = rv_arena_take(a, t->rows * most(t->width, q));
+        t->angle = rv_arena_take(a, t->rows * t->attn.head_dim);
+    }
+    if (!learns) {
+        return;
+    }
+    for (int i = 0; i < t->n_blocks; i++) {
+        for (int k = 0; k < RV_NLINEAR; k++) {
+            r = most(r, rank_of(m, &t->blocks[i].linear[k]));
+        }
+    }
+    t->dn = rv_arena_take(a, t->rows * t->width);
+    t->dq = rv_arena_take(a, t->rows * q);
+    t->dk = rv_arena_take(a, t->rows * kv);
+    t->dv = rv_arena_take(a, t->rows * kv);
+    t->d_o = rv_arena_take(a, t->rows * q);
+    t->dinner = rv_arena_take(a, t->rows * t->mlp);
+    t->dgate = rv_arena_take(a, t->gated ? t->rows * t->mlp : 0);
+    t->lora_g = rv_arena_take(a, t->rows * r);
+}
+
+static void lay_head(rv_vlm *m, rv_arena *a) {
+    int64_t n = m->head_rows, v = m->arch.text.vocab, c = m->arch.text.width;
+    m->rows_h = rv_arena_take(a, n * c);
+    m->drows_h = rv_arena_take(a, n * c);
+    m->logits = rv_arena_take(a, n * v);
+    rv_dev *const row[] = {&m->logp,   &m->entropy,   &m->lse,
+                           &m->g_logp, &m->g_entropy, &m->value_out};
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        *row[i] = rv_arena_take(a, n);
+    }
+    m->head_lora_h = rv_arena_take(a, n * rank_of(m, &m->head));
+    m->head_lora_g = rv_arena_take(a, n * rank_of(m, &m->head));
+    for (int i = 0; m->o.value_head && i < 2; i++) {
+        int64_t width = m->params[m->value[i].weight].w.n;
+        m->value_h[i] = rv_arena_take(a, n * width);
+        m->dvalue_h[i] = rv_arena_take(a, n * width);
+    }
+}
+
+static void lay_connector(rv_vlm *m, rv_arena *a, bool learns) {
+    int64_t rows = m->max_images * m->arch.image_tokens;
+    const rv_arch_connector *c = &m->arch.connector;
+    m->connector_h = rv_arena_take(a, rows * c->hidden);
+    m->dfeatures = rv_arena_take(a, learns ? rows * c->out : 0);
+    m->dconnector = rv_arena_take(a, learns ? rows * c->hidden : 0);
+    m->dseen = rv_arena_take(a, learns ? rows * c->in : 0);
+    for (int i = 0; i < 2; i++) {
+        m->connector_lora_g[i] = rv_arena_take(a, learns ? rows * rank_of(m, &m->connector[i]) : 0);
+    }
+}
+
+static void lay_activations(rv_vlm *m, rv_arena *a) {
+    const rv_arch *h = &m->arch;
+    bool seen = h->vision.width > 0;
+    bool vision = seen && rv_vlm_flows(m, m->stage_connector);
+    bool connector = seen && rv_vlm_flows(m, m->stage_embed);
+    bool text = rv_vlm_flows(m, m->stage_head);
+    int64_t images = m->max_images * h->image_tokens, c = h->text.width;
+    lay_kept(m, &m->text, a, text);
+    lay_gradients(&m->text, a, text);
+    m->hidden = rv_arena_take(a, m->o.max_rows * c);
+    m->angle = rv_arena_take(a, m->o.max_rows * h->text.head_dim);
+    m->angles = rv_arena_take(a, m->positions * h->text.head_dim);
+    if (seen) {
+        m->features = rv_arena_take(a, images * c);
+        m->seen = rv_arena_take(a, images * h->connector.in);
+        m->connector_pre = rv_arena_take(a, connector ? images * h->connector.hidden : 0);
+        for (int i = 0; i < 2; i++) {
+            m->connector_lora_h[i] = rv_arena_take(a, images * rank_of(m, &m->connector[i]));
+        }
+    }
+    if (vision) {
+        lay_kept(m, &m->vision, a, true);
+        m->embedded = rv_arena_take(a, m->vision.rows * h->vision.width);
+    }
+    size_t mark = rv_arena_mark(a);
+    lay_shared(m, &m->text, a, text);
+    rv_arena_release(a, mark);
+    lay_head(m, a);
+    rv_arena_release(a, mark);
+    if (seen) {
+        int64_t n = m->vision_images, side = h->vision.image_size / h->vision.patch;
+        lay_connector(m, a, connector);
+        m->pixels = rv_arena_take(a, n * 3 * h->vision.image_size * h->vision.image_size);
+        m->patches = rv_arena_take(a, n * side * side * 3 * h->vision.patch * h->vision.patch);
+        m->patch_out = rv_arena_take(a, n * side * side * h->vision.width);
+        if (!vision) {
+            lay_kept(m, &m->vision, a, false);
+            m->embedded = rv_arena_take(a, m->vision.rows * h->vision.width);
+        }
+        lay_gradients(&m->vision, a, vision);
+        lay_shared(m, &m->vision, a, vision);
+        rv_arena_release(a, mark);
+    }
+}
+
+// ---- counting and taking ----
+
+static void lay_cache(rv_vlm *m, rv_arena *a) {
+    m->kv_layer_bytes = (size_t)m->o.kv_blocks * m->be->kv_block_bytes(&m->text.attn);
+    m->kv = rv_arena_bytes(a, m->kv_layer_bytes * (size_t)m->text.n_blocks);
+}
+
+static void lay_out(rv_vlm *m, rv_arena a[N_ARENAS]) {
+    lay_parameters(m, a);
+    lay_activations(m, &a[ACTIVATIONS]);
+    lay_cache(m, &a[CACHE]);
+}
+
+static int64_t longest(const rv_vlm *m) {
+    int64_t cached = m->o.kv_blocks * RV_KV_BLOCK;
+    return least(m->arch.text.max_positions, most(m->o.max_rows, cached));
+}
+
+static size_t scratch_bytes(const rv_vlm *m) {
+    const rv_arch_vision *v = &m->arch.vision;
+    size_t n = m->be->attention_scratch(m->ctx, &m->text.attn, m->positions), side = 0;
+    if (v->width) {
+        int64_t row = v->image_size / v->patch;
+        side = m->be->attention_scratch(m->ctx, &m->vision.attn, row * row + 1);
+    }
+    return n > side ? n : side;
+}
+
+static void size_pieces(rv_vlm *m) {
+    const rv_arch *a = &m->arch;
+    enum { LOGITS = 4 << 20 }; // numbers in a chunk of logits
+    m->text.rows = m->o.max_rows;
+    m->positions = longest(m);
+    m->head_rows = most(64, least(RV_HEAD_ROWS, LOGITS / a->text.vocab / 32 * 32));
+    if (a->vision.width) {
+        int64_t side = a->vision.image_size / a->vision.patch;
+        int64_t rows = side * side + a->vision.class_token;
+        m->max_images = most(1, m->o.max_rows / a->image_tokens);
+        m->vision_images = rv_vlm_flows(m, m->stage_connector)
+                               ? m->max_images
+                               : least(m->max_images, most(1, 1024 / rows));
+        m->vision.rows = m->vision_images * rows;
+    }
+}
+
+// Counts everything with nothing taken; leaves the sizes of the arenas.
+static void count_memory(rv_vlm *m, size_t bytes[N_ARENAS]) {
+    rv_arena a[N_ARENAS] = {{0}};
+    find_floor(m);
+    find_dx(m);
+    size_pieces(m);
+    lay_out(m, a);
+    for (int i = 0; i < N_ARENAS; i++) {
+        bytes[i] = a[i].most;
+    }
+    m->plan = (rv_plan){.weights = bytes[WEIGHTS],
+                        .gradients = bytes[GRADIENTS],
+                        .optimizer = bytes[OPTIMIZER],
+                        .activations = bytes[ACTIVATIONS],
+                        .kv_cache = bytes[CACHE],
+                        .scratch = scratch_bytes(m)};
+    m->plan.total = m->plan.weights + m->plan.gradients + m->plan.optimizer + m->plan.activations +
+                    m->plan.kv_cache + m->plan.scratch;
+}
+
+void rv_vlm_memory(rv_vlm *m, rv_plan *out) {
+    if (!m->ready) {
+        size_t bytes[N_ARENAS];
+        count_memory(m, bytes);
+    }
+    *out = m->plan;
+}
+
+rv_status rv_vlm_plan(rv_plan *out, const rv_backend *be, const rv_arch *arch,
+                      const rv_vlm_options *o, rv_err *e) {
+    rv_ctx *ctx;
+    RV_TRY(be->ctx_new(&ctx, 0, 0, e));
+    rv_vlm *m;
+    rv_status s = rv_vlm_new(&m, be, ctx, arch, o, e);
+    if (s == RV_OK) {
+        rv_vlm_memory(m, out);
+        rv_vlm_free(m);
+    }
+    be->ctx_free(ctx);
+    return s;
+}
+
+static bool take_host(rv_vlm *m) {
+    int64_t n = m->o.max_rows + 1, v = most(m->arch.text.vocab, m->arch.text.width);
+    int32_t **const arrays[] = {&m->cu, &m->ids, &m->index, &m->image_row, &m->pick, &m->rank};
+    bool ok = true;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        ok = (*arrays[i] = rv_calloc(n, sizeof(int32_t))) && ok;
+    }
+    m->vision_index = rv_calloc(m->vision.rows, sizeof *m->vision_index);
+    m->vision_cu = rv_calloc(m->vision_images + 1, sizeof *m->vision_cu);
+    m->host = rv_calloc(m->head_rows * v, sizeof *m->host);
+    m->write = rv_calloc(n, sizeof *m->write);
+    m->read = rv_calloc(n, sizeof *m->read);
+    return ok && m->vision_index && m->vision_cu && m->host && m->write && m->read;
+}
+
+static rv_status upload_angles(rv_vlm *m, rv_err *e) {
+    int64_t n = m->positions * m->arch.text.head_dim;
+    float *table = rv_calloc(n, sizeof *table);
+    if (!table) {
+        return RV_FAIL(e, RV_ENOMEM, "out of memory: rotary angles of %lld positions",
+                       (long long)m->positions);
+    }
+    rv_arch_angles(&m->arch.text, table, m->positions);
+    m->be->upload(m->ctx, m->angles, table, (size_t)n * sizeof *table);
+    free(table);
+    return RV_OK;
+}
+
+rv_status rv_vlm_ready(rv_vlm *m, rv_err *e) {
+    if (m->ready) {
+        return RV_OK;
+    }
+    size_t bytes[N_ARENAS];
+    count_memory(m, bytes);
+    rv_arena a[N_ARENAS] = {{0}};
+    for (int i = 0; i < N_ARENAS; i++) {
+        if (bytes[i] && rv_dev_none(m->memory[i])) {
+            RV_TRY(m->be->alloc(m->ctx, &m->memory[i], bytes[i], e));
+        }
+        a[i].base = m->memory[i].addr;
+    }
+    RV_TRY(m->be->reserve(m->ctx, m->plan.scratch, e));
+    if (!m->host && !take_host(m)) {
+        return RV_FAIL(e, RV_ENOMEM, "out of memory");
+    }
+    m->grad_bytes = bytes[GRADIENTS];
+    lay_out(m, a);
+    RV_TRY(upload_angles(m, e));
+    m->ready = true;
+    return RV_OK;
+}
+
+static void tower_free(rv_tower *t) {
+    free(t->blocks);
+    free(t->x);
+    free(t->saved);
+}
+
+void rv_vlm_free(rv_vlm *m) {
+    if (!m) {
+        return;
+    }
+    for (int i = 0; i < N_ARENAS; i++) {
+        if (!rv_dev_none(m->memory[i])) {
+            m->be->free(m->ctx, m->memory[i]);
+        }
+    }
+    void *const host[] = {m->params,     m->cu,     m->ids,          m->index,    m->image_row,
+                          m->pick,       m->rank,   m->host,         m->write,    m->read,
+                          m->kept_block, m->pieces, m->vision_index, m->vision_cu};
+    for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
+        free(host[i]);
+    }
+    tower_free(&m->vision);
+    tower_free(&m->text);
+    free(m);
+}

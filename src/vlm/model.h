@@ -1,0 +1,218 @@
+// model.h - what the files of the model share: parameters, towers of blocks, memory, one pass.
+//
+// A tower is a stack of transformer blocks; the vision tower and the decoder are both towers and
+// run the same block code (block.c). A "piece" is a micro-batch: whole sequences of at most
+// max_rows rows.
+#pragma once
+
+#include "vlm.h"
+
+// Device memory handed out in order. Laid out twice by the same code: once from 0 to count, once
+// from the memory that was then taken.
+typedef struct {
+    uintptr_t base;
+    size_t used, most;
+} rv_arena;
+
+typedef struct rv_layer rv_layer;
+
+typedef struct {
+    rv_param_info info;
+    int stage;       // its place on the way from the pixels to the outputs
+    rv_layer *layer; // the linear layer whose weight it is, or NULL
+    rv_weight w;     // matrices
+    rv_dev value;    // vectors: the values; trained matrices: the fp32 master (w.fwd when F32)
+    rv_dev grad, m, v;
+    int64_t elems; // of value, grad, m, v
+} rv_param;
+
+// A linear layer, by parameter numbers; -1: none.
+struct rv_layer {
+    int64_t weight, bias, lora_a, lora_b;
+    float lora_scale;
+};
+
+// A norm: LayerNorm with a bias, RMSNorm without.
+typedef struct {
+    int64_t weight, bias;
+} rv_norm;
+
+enum { RV_Q, RV_K, RV_V, RV_O, RV_GATE, RV_UP, RV_DOWN, RV_NLINEAR };
+
+typedef struct {
+    int stage;
+    rv_norm norm1, norm2;
+    rv_layer linear[RV_NLINEAR]; // plain MLPs have no gate: down(act(up(x)))
+} rv_block;
+
+// What a block's backward pass reads. Rows R (after the attention: the picked ones).
+typedef struct {
+    rv_dev q, k, v, o, lse;    // (R, H D), (R, G D) twice, (R, H D), (R, H)
+    rv_dev mid;                // (R, C) after the attention's residual
+    rv_dev gate, up;           // (R, F); plain: up is the value before the activation
+    rv_dev lora_h[RV_NLINEAR]; // (R, r)
+} rv_saved;
+
+typedef struct {
+    int64_t width, mlp, rows; // rows: the most that one pass has
+    rv_attn attn;
+    float eps;
+    rv_act act;
+    bool gated;
+    int n_blocks, n_x, n_saved;
+    rv_block *blocks;
+    rv_dev *x; // n_x inputs of blocks (rows, C): all blocks' where they are kept, else two
+    rv_saved *saved;
+    // shared by all blocks
+    rv_dev norm, inner; // (R, C), (R, F)
+    rv_dev pick, angle; // picked rows: (R, max(C, H D)), (R, D)
+    rv_dev out;                // (R, C): the last block's output
+    rv_dev dx, dx2, dn;           // (R, C)
+    rv_dev dq, dk, dv, d_o;       // (R, H D), (R, G D) twice, (R, H D)
+    rv_dev dinner, dgate, lora_g; // (R, F) twice, (R, r)
+} rv_tower;
+
+// One run of a tower over packed rows.
+typedef struct {
+    int64_t rows;
+    const int32_t *cu; // (n_seq + 1)
+    int64_t n_seq;
+    rv_dev angle;        // (rows, D/2, 2) cos and sin; none: no rotary embedding
+    const int32_t *pick; // rows whose output is wanted of the last block; NULL: all
+    int64_t n_pick;
+    bool keep;
+    // on the cache, instead of cu: where new rows go, and who asks (rows as picked)
+    const rv_attn_seq *write, *read;
+    int64_t n_read;
+    rv_dev pool; // of block 0
+    size_t pool_bytes;
+} rv_pass;
+
+// A micro-batch of a batch.
+typedef struct {
+    int64_t seq0, n_seq, row0, rows, image0, n_images, ask0, n_ask;
+} rv_piece;
+
+enum { RV_HEAD_ROWS = 256 }; // the most rows of logits at a time
+
+struct rv_vlm {
+    const rv_backend *be;
+    rv_ctx *ctx;
+    rv_arch arch;
+    rv_vlm_options o;
+    bool ready, lora_on;
+    uint64_t epoch;
+
+    rv_param *params;
+    int64_t n_params, cap_params;
+    int floor; // the lowest stage with a trained parameter of the backbone; INT_MAX: none
+    rv_tower vision, text;
+    // parameter numbers of what stands outside the towers; -1: none
+    int64_t class_row, position, embed;
+    rv_layer patch, connector[2], head, value[3];
+    rv_norm pre_norm, post_norm, last_norm;
+    int stage_connector, stage_embed, stage_head;
+
+    rv_plan plan;
+    rv_dev memory[5]; // weights, gradients, optimiser, activations, cache
+    size_t grad_bytes;
+    int64_t positions;                 // that have angles
+    int64_t max_images, vision_images; // of a piece; of one run of the vision tower
+    int64_t head_rows;                 // rows of logits at a time
+    rv_dev angles;                     // (positions, D/2, 2)
+    rv_dev angle;                      // (max_rows, D/2, 2)
+    rv_dev kv;                         // blocks of decoder layer 0, then of layer 1, ...
+    size_t kv_layer_bytes;
+
+    // activations outside the towers
+    rv_dev embedded;                                   // (vision rows, W) before the pre-norm
+    rv_dev pixels, patches, patch_out;                 // (n, 3, S, S), (n P, 3 p p), (n P, W)
+    rv_dev seen, connector_pre, connector_h, features; // (rows, W), (rows, hidden) twice, (rows, C)
+    rv_dev dfeatures, dconnector, dseen, connector_lora_h[2], connector_lora_g[2];
+    rv_dev hidden;                   // (max_rows, C): the picked rows after the last norm
+    rv_dev rows_h, drows_h;          // (head_rows, C)
+    rv_dev logits;                   // (head_rows, V)
+    rv_dev head_lora_h, head_lora_g; // (head_rows, r)
+    rv_dev logp, entropy, lse, g_logp, g_entropy; // (head_rows)
+    rv_dev value_h[2], value_out, dvalue_h[2];    // (head_rows, h/4), (.., h/8), (head_rows)
+
+    // host arrays of max_rows (+ 1) numbers
+    int32_t *cu, *ids, *index, *image_row, *pick, *rank;
+    int32_t *vision_index, *vision_cu; // of the vision tower's rows and images
+    int64_t n_pick, n_image_rows;
+    float *host; // (head_rows, max(V, C))
+    rv_attn_seq *write, *read;
+    int64_t n_write;
+
+    rv_piece *pieces;
+    int64_t n_pieces, cap_pieces;
+    rv_batch kept;    // a copy, while a kept score is live
+    void *kept_block; // the memory of its arrays
+    bool live, kept_lora;
+    int64_t resident; // the piece whose activations are there; -1: none
+};
+
+// ---- model.c ----
+/// Adds a parameter; returns its number.
+int64_t rv_param_add(rv_vlm *m, rv_part part, int stage, const char *role, int n,
+                     const int64_t *dim);
+/// Adds a prepared (n, k) weight; `small`: kept in fp32 unless all arithmetic is bf16.
+int64_t rv_param_add_matrix(rv_vlm *m, rv_part part, int stage, const char *role, int64_t n,
+                            int64_t k, bool small);
+
+// ---- memory.c ----
+/// Takes `n` fp32 elements; whole cache lines.
+rv_dev rv_arena_take(rv_arena *a, int64_t n);
+rv_dev rv_arena_bytes(rv_arena *a, size_t bytes);
+static inline size_t rv_arena_mark(const rv_arena *a) { return a->used; }
+static inline void rv_arena_release(rv_arena *a, size_t mark) { a->used = mark; }
+/// Takes all memory at the first use, when all adapters are known.
+rv_status rv_vlm_ready(rv_vlm *m, rv_err *e);
+/// True when the gradient of the input of `stage` is needed.
+static inline bool rv_vlm_flows(const rv_vlm *m, int stage) { return m->floor < stage; }
+
+// ---- arch.c ----
+/// Refuses numbers that make no model, naming the field. Errors: RV_EARG, RV_EUNSUPPORTED.
+rv_status rv_arch_check(const rv_arch *a, rv_err *e);
+/// Fills (positions, D/2, 2) cos and sin of the decoder's rotary angles.
+void rv_arch_angles(const rv_arch_text *t, float *out, int64_t positions);
+
+// ---- layer.c ----
+void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t rows, rv_act act,
+                      rv_dev pre, rv_dev residual, rv_dev lora_h);
+/// Adds to the trained parameters' gradients and writes (or adds to) dx unless it is none.
+void rv_layer_backward(rv_vlm *m, const rv_layer *l, rv_dev dx, bool add, rv_dev dy, rv_dev x,
+                       int64_t rows, rv_dev lora_h, rv_dev lora_g);
+void rv_norm_forward(rv_vlm *m, const rv_norm *n, rv_dev y, rv_dev x, int64_t rows, int64_t width,
+                     float eps);
+void rv_norm_backward(rv_vlm *m, const rv_norm *n, rv_dev dx, rv_dev dy, rv_dev x, int64_t rows,
+                      int64_t width, float eps, bool add);
+
+// ---- block.c ----
+/// Runs all blocks from t->x[0] to t->out; on the cache with nothing picked, the last block only
+/// fills the cache. Errors: RV_EINTERRUPT.
+rv_status rv_tower_forward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e);
+/// Turns t->dx, the gradient of t->out, into that of the first block's input; stops above the
+/// lowest trained stage. Errors: RV_EINTERRUPT.
+rv_status rv_tower_backward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e);
+
+// ---- connector.c, vision.c ----
+/// Rows of features of `n` images to m->features. Errors: RV_EINTERRUPT.
+rv_status rv_features_forward(rv_vlm *m, const float *pixels, int64_t n, bool keep, rv_err *e);
+/// From m->dfeatures down to the lowest trained stage.
+rv_status rv_features_backward(rv_vlm *m, const float *pixels, int64_t n, rv_err *e);
+/// Rows (n image_tokens, W) that the tower gives for `n` images, in runs of m->vision_images.
+rv_status rv_vision_forward(rv_vlm *m, rv_dev out, const float *pixels, int64_t n, bool keep,
+                            rv_err *e);
+rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, const float *pixels, int64_t n, rv_err *e);
+
+// ---- head.c ----
+/// Outputs of the asked rows of a piece from m->hidden.
+void rv_head_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, const rv_scores *out);
+/// Writes the gradient of m->hidden to dh and adds to the heads' gradients.
+void rv_head_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, const rv_scores *g,
+                      float value_grad, rv_dev dh);
+/// Logits (n, V) of rows of hidden states.
+void rv_head_logits(rv_vlm *m, rv_dev logits, rv_dev hidden, int64_t n);
+/// Values (host) of rows of hidden states.
+void rv_head_values(rv_vlm *m, float *out, rv_dev hidden, int64_t n);

@@ -1,0 +1,359 @@
+// score.c - packed batches: checked, cut into pieces of whole sequences, scored, differentiated.
+//
+// A piece runs through vision tower, connector, decoder and heads at once. A kept score keeps its
+// batch; the activations of one piece stay in their place until something else runs there, and what
+// is not there any more is computed again, with the same bits.
+#include <stdlib.h>
+#include <string.h>
+
+#include "intr.h"
+#include "mem.h"
+#include "model.h"
+
+static const rv_dev none = {0};
+
+// ---- checks ----
+
+static rv_status check_sequence(const rv_vlm *m, const rv_batch *b, int64_t s, int64_t *images,
+                                rv_err *e) {
+    const rv_arch *a = &m->arch;
+    int64_t n = (int64_t)b->cu[s + 1] - b->cu[s], rows = 0;
+    if (n < 1 || n > m->o.max_rows || n > m->positions) {
+        return RV_FAIL(e, RV_EARG, "sequence %lld has %lld tokens: wanted 1 to %lld (%s)",
+                       (long long)s + 1, (long long)n,
+                       (long long)(m->o.max_rows < m->positions ? m->o.max_rows : m->positions),
+                       n > m->o.max_rows ? "max_rows" : "the model's positions");
+    }
+    for (int64_t i = b->cu[s]; i < b->cu[s + 1]; i++) {
+        if (b->ids[i] < 0 || b->ids[i] >= a->text.vocab) {
+            return RV_FAIL(e, RV_EARG, "sequence %lld, token %lld: id %d is outside 0 to %d",
+                           (long long)s + 1, (long long)(i - b->cu[s]) + 1, b->ids[i],
+                           a->text.vocab - 1);
+        }
+        rows += a->vision.width && b->ids[i] == a->image_token;
+    }
+    if (a->vision.width && rows % a->image_tokens) {
+        return RV_FAIL(e, RV_ESHAPE,
+                       "sequence %lld has %lld image tokens: wanted a multiple of %d, the rows of "
+                       "one image",
+                       (long long)s + 1, (long long)rows, a->image_tokens);
+    }
+    *images = a->vision.width ? rows / a->image_tokens : 0;
+    return RV_OK;
+}
+
+static rv_status check_rows(const char *what, const int32_t *row, int64_t n, int64_t rows,
+                            bool ascending, rv_err *e) {
+    for (int64_t i = 0; i < n; i++) {
+        if (row[i] < 0 || row[i] >= rows) {
+            return RV_FAIL(e, RV_EARG, "%s %lld is row %d: the batch has %lld rows", what,
+                           (long long)i + 1, row[i], (long long)rows);
+        }
+        if (ascending && i > 0 && row[i] < row[i - 1]) {
+            return RV_FAIL(e, RV_EARG, "%s %lld is row %d after row %d: wanted ascending rows",
+                           what, (long long)i + 1, row[i], row[i - 1]);
+        }
+    }
+    return RV_OK;
+}
+
+static rv_status check_outputs(const rv_vlm *m, const rv_batch *b, rv_err *e) {
+    int64_t rows = b->cu[b->n];
+    RV_TRY(check_rows("asked row", b->ask_row, b->n_ask, rows, true, e));
+    RV_TRY(check_rows("value", b->value_row, b->n_value, rows, false, e));
+    RV_TRY(check_rows("hidden state", b->hidden_row, b->n_hidden, rows, false, e));
+    for (int64_t i = 0; b->ask_id && i < b->n_ask; i++) {
+        if (b->ask_id[i] < -1 || b->ask_id[i] >= m->arch.text.vocab) {
+            return RV_FAIL(e, RV_EARG, "asked id %lld is %d: wanted 0 to %d", (long long)i + 1,
+                           b->ask_id[i], m->arch.text.vocab - 1);
+        }
+    }
+    if (b->n_value && !m->o.value_head) {
+        return RV_FAIL(e, RV_EARG, "a value is asked of a model without a value head");
+    }
+    if (b->n_ask && !(b->temperature > 0)) {
+        return RV_FAIL(e, RV_EARG, "temperature is %g: wanted a positive number",
+                       (double)b->temperature);
+    }
+    return RV_OK;
+}
+
+// ---- pieces ----
+
+static rv_status add_piece(rv_vlm *m, rv_piece p, rv_err *e) {
+    if (m->n_pieces == m->cap_pieces) {
+        int64_t cap = m->cap_pieces ? 2 * m->cap_pieces : 16;
+        rv_piece *grown = rv_realloc(m->pieces, cap, sizeof *grown);
+        if (!grown) {
+            return RV_FAIL(e, RV_ENOMEM, "out of memory");
+        }
+        m->pieces = grown;
+        m->cap_pieces = cap;
+    }
+    m->pieces[m->n_pieces++] = p;
+    return RV_OK;
+}
+
+static void give_asks(const rv_vlm *m, const rv_batch *b) {
+    int64_t at = 0;
+    for (int64_t i = 0; i < m->n_pieces; i++) {
+        rv_piece *p = &m->pieces[i];
+        p->ask0 = at;
+        while (at < b->n_ask && b->ask_row[at] < p->row0 + p->rows) {
+            at++;
+        }
+        p->n_ask = at - p->ask0;
+    }
+}
+
+// Checks a batch and cuts it into pieces of at most max_rows rows.
+static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
+    rv_piece p = {0};
+    int64_t total = 0;
+    m->n_pieces = 0;
+    if (b->n < 1 || b->cu[0] != 0) {
+        return RV_FAIL(e, RV_EARG, "a batch of %lld sequences that begins at row %d",
+                       (long long)b->n, b->n < 1 ? 0 : b->cu[0]);
+    }
+    for (int64_t s = 0; s < b->n; s++) {
+        int64_t images;
+        RV_TRY(check_sequence(m, b, s, &images, e));
+        int64_t rows = (int64_t)b->cu[s + 1] - b->cu[s];
+        if (p.n_seq && p.rows + rows > m->o.max_rows) {
+            RV_TRY(add_piece(m, p, e));
+            p = (rv_piece){.seq0 = s, .row0 = b->cu[s], .image0 = total};
+        }
+        p.n_seq++;
+        p.rows += rows;
+        p.n_images += images;
+        total += images;
+        if (total > b->n_images) {
+            return RV_FAIL(e, RV_ESHAPE,
+                           "sequence %lld: its image tokens stand for image %lld, but only %lld "
+                           "came",
+                           (long long)s + 1, (long long)total, (long long)b->n_images);
+        }
+    }
+    RV_TRY(add_piece(m, p, e));
+    if (total != b->n_images) {
+        return RV_FAIL(e, RV_ESHAPE, "%lld images came, but the sequences have tokens for %lld",
+                       (long long)b->n_images, (long long)total);
+    }
+    RV_TRY(check_outputs(m, b, e));
+    give_asks(m, b);
+    return RV_OK;
+}
+
+static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (row[i] >= p->row0 && row[i] < p->row0 + p->rows) {
+            m->rank[row[i] - p->row0] = 0;
+        }
+    }
+}
+
+// Fills the host arrays of a piece: ids with -1 for image rows, positions, the picked rows.
+static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
+    const int32_t *cu = b->cu + p->seq0;
+    m->n_image_rows = m->n_pick = 0;
+    for (int64_t s = 0; s < p->n_seq; s++) {
+        m->cu[s] = cu[s] - cu[0];
+        for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
+            int64_t r = i - p->row0;
+            bool image = m->arch.vision.width && b->ids[i] == m->arch.image_token;
+            m->index[r] = i - cu[s];
+            m->ids[r] = image ? -1 : b->ids[i];
+            m->rank[r] = -1;
+            if (image) {
+                m->image_row[m->n_image_rows++] = (int32_t)r;
+            }
+        }
+    }
+    m->cu[p->n_seq] = (int32_t)p->rows;
+    mark(m, p, b->ask_row + p->ask0, p->n_ask);
+    mark(m, p, b->value_row, b->n_value);
+    mark(m, p, b->hidden_row, b->n_hidden);
+    for (int64_t r = 0; r < p->rows; r++) {
+        if (m->rank[r] == 0) {
+            m->rank[r] = (int32_t)m->n_pick;
+            m->pick[m->n_pick++] = (int32_t)r;
+        }
+    }
+}
+
+static const float *piece_pixels(const rv_vlm *m, const rv_batch *b, const rv_piece *p) {
+    int64_t side = m->arch.vision.image_size;
+    return p->n_images ? b->pixels + p->image0 * 3 * side * side : NULL;
+}
+
+static rv_pass pass_of(const rv_vlm *m, const rv_piece *p, bool keep) {
+    return (rv_pass){.rows = p->rows,
+                     .cu = m->cu,
+                     .n_seq = p->n_seq,
+                     .angle = m->angle,
+                     .pick = m->pick,
+                     .n_pick = m->n_pick,
+                     .keep = keep && rv_vlm_flows(m, m->stage_head)};
+}
+
+// From ids and pixels to m->hidden, the picked rows after the last norm.
+static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, bool keep,
+                               rv_err *e) {
+    const rv_arch_text *t = &m->arch.text;
+    number_rows(m, b, p);
+    m->resident = -1;
+    if (m->n_pick == 0) {
+        return RV_OK;
+    }
+    if (p->n_images) {
+        RV_TRY(rv_features_forward(m, piece_pixels(m, b, p), p->n_images, keep, e));
+    }
+    rv_pass pass = pass_of(m, p, keep);
+    m->be->embed(m->ctx, m->text.x[0], &m->params[m->embed].w, m->ids, p->rows);
+    m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->image_row, m->n_image_rows, t->width);
+    m->be->gather_rows(m->ctx, m->angle, m->angles, m->index, p->rows, t->head_dim);
+    RV_TRY(rv_tower_forward(m, &m->text, &pass, e));
+    rv_norm_forward(m, &m->last_norm, m->hidden, m->text.out, m->n_pick, t->width, t->eps);
+    return RV_OK;
+}
+
+// ---- keeping a batch ----
+
+static size_t part(size_t n, size_t size) { return (n * size + 63) / 64 * 64; }
+
+static void *move(char **at, const void *from, int64_t n, size_t size) {
+    void *to = *at;
+    if (!from || n == 0) {
+        return NULL;
+    }
+    memcpy(to, from, (size_t)n * size);
+    *at += part((size_t)n, size);
+    return to;
+}
+
+static rv_status keep_batch(rv_vlm *m, const rv_batch *b, rv_err *e) {
+    int64_t side = m->arch.vision.image_size, pixels = b->n_images * 3 * side * side;
+    int64_t rows = b->cu[b->n];
+    size_t bytes = part((size_t)rows, 4) + part((size_t)b->n + 1, 4) + part((size_t)pixels, 4) +
+                   2 * part((size_t)b->n_ask, 4) + part((size_t)b->n_value, 4) +
+                   part((size_t)b->n_hidden, 4);
+    m->kept_block = rv_calloc((int64_t)bytes, 1);
+    if (!m->kept_block) {
+        return RV_FAIL(e, RV_ENOMEM, "out of memory: a batch of %zu bytes", bytes);
+    }
+    char *at = m->kept_block;
+    m->kept = *b;
+    m->kept.ids = move(&at, b->ids, rows, sizeof *b->ids);
+    m->kept.cu = move(&at, b->cu, b->n + 1, sizeof *b->cu);
+    m->kept.pixels = move(&at, b->pixels, pixels, sizeof *b->pixels);
+    m->kept.ask_row = move(&at, b->ask_row, b->n_ask, sizeof *b->ask_row);
+    m->kept.ask_id = move(&at, b->ask_id, b->n_ask, sizeof *b->ask_id);
+    m->kept.value_row = move(&at, b->value_row, b->n_value, sizeof *b->value_row);
+    m->kept.hidden_row = move(&at, b->hidden_row, b->n_hidden, sizeof *b->hidden_row);
+    m->kept_lora = m->lora_on;
+    m->live = true;
+    return RV_OK;
+}
+
+void rv_vlm_forget(rv_vlm *m) {
+    free(m->kept_block);
+    m->kept_block = NULL;
+    m->kept = (rv_batch){0};
+    m->live = false;
+    m->resident = -1;
+}
+
+// ---- the two entries ----
+
+static rv_status check_keep(const rv_vlm *m, rv_err *e) {
+    if (m->live) {
+        return RV_FAIL(e, RV_EARG,
+                       "a differentiable score is live: run its backward pass or forget it first");
+    }
+    bool value = m->o.value_head && m->params[m->value[0].weight].info.trained;
+    if (m->floor > m->stage_head && !value) {
+        return RV_FAIL(e, RV_EARG, "a differentiable score of a model of which nothing is trained");
+    }
+    return RV_OK;
+}
+
+rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores *out, rv_err *e) {
+    RV_TRY(rv_vlm_ready(m, e));
+    if (keep) {
+        RV_TRY(check_keep(m, e));
+    }
+    RV_TRY(cut(m, b, e));
+    // The first piece comes last: the backward pass begins with it and finds its activations.
+    for (int64_t i = m->n_pieces - 1; i >= 0; i--) {
+        RV_TRY(piece_forward(m, b, &m->pieces[i], keep && i == 0, e));
+        rv_head_forward(m, b, &m->pieces[i], out);
+    }
+    if (keep) {
+        RV_TRY(keep_batch(m, b, e));
+        m->resident = 0;
+    }
+    return RV_OK;
+}
+
+// Below the decoder: the embedding's rows, and through the connector to the pixels.
+static rv_status inputs_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, rv_err *e) {
+    const rv_param *w = &m->params[m->embed];
+    if (w->info.trained) {
+        m->be->embed_backward(m->ctx, w->grad, &w->w, m->text.dx, m->ids, p->rows);
+    }
+    if (!p->n_images || !rv_vlm_flows(m, m->stage_embed)) {
+        return RV_OK;
+    }
+    m->be->gather_rows(m->ctx, m->dfeatures, m->text.dx, m->image_row, m->n_image_rows,
+                       m->arch.text.width);
+    return rv_features_backward(m, piece_pixels(m, b, p), p->n_images, e);
+}
+
+static rv_status piece_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, const rv_scores *g,
+                                float value_grad, rv_err *e) {
+    const rv_arch_text *t = &m->arch.text;
+    bool flows = rv_vlm_flows(m, m->stage_head);
+    if (m->n_pick == 0) {
+        return RV_OK;
+    }
+    rv_head_backward(m, b, p, g, value_grad, flows ? m->text.dx2 : none);
+    if (!flows) {
+        return RV_OK;
+    }
+    rv_pass pass = pass_of(m, p, true);
+    rv_norm_backward(m, &m->last_norm, m->text.dx, m->text.dx2, m->text.out, m->n_pick, t->width,
+                     t->eps, false);
+    RV_TRY(rv_tower_backward(m, &m->text, &pass, e));
+    return rv_vlm_flows(m, m->stage_embed + 1) ? inputs_backward(m, b, p, e) : RV_OK;
+}
+
+static rv_status backward(rv_vlm *m, const rv_scores *g, float value_grad, rv_err *e) {
+    for (int64_t i = 0; i < m->n_pieces; i++) {
+        if (m->resident != i) {
+            RV_TRY(piece_forward(m, &m->kept, &m->pieces[i], true, e));
+        }
+        m->resident = -1;
+        RV_TRY(piece_backward(m, &m->kept, &m->pieces[i], g, value_grad, e));
+    }
+    return RV_OK;
+}
+
+rv_status rv_vlm_backward(rv_vlm *m, const rv_scores *g, float value_grad, rv_err *e) {
+    if (!m->live) {
+        return RV_FAIL(e, RV_EARG, "no differentiable score is live");
+    }
+    bool lora = m->lora_on;
+    int64_t resident = m->resident;
+    rv_status s = cut(m, &m->kept, e); // another score may have cut its own batch since
+    m->resident = resident;
+    if (s == RV_OK) {
+        if (resident == 0) {
+            number_rows(m, &m->kept, &m->pieces[0]);
+        }
+        m->lora_on = m->kept_lora;
+        s = backward(m, g, value_grad, e);
+        m->lora_on = lora;
+    }
+    rv_vlm_forget(m);
+    return s;
+}
