@@ -64,9 +64,9 @@ typedef struct {
     rv_dev *x; // n_x inputs of blocks (rows, C): all blocks' where they are kept, else two
     rv_saved *saved;
     // shared by all blocks
-    rv_dev norm, inner; // (R, C), (R, F)
-    rv_dev pick, angle; // picked rows: (R, max(C, H D)), (R, D)
-    rv_dev out;                // (R, C): the last block's output
+    rv_dev norm, inner;           // (R, C), (R, F)
+    rv_dev pick, angle;           // picked rows: (R, max(C, H D)), (R, D)
+    rv_dev out;                   // (R, C): the last block's output
     rv_dev dx, dx2, dn;           // (R, C)
     rv_dev dq, dk, dv, d_o;       // (R, H D), (R, G D) twice, (R, H D)
     rv_dev dinner, dgate, lora_g; // (R, F) twice, (R, r)
