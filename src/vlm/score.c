@@ -116,7 +116,7 @@ static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
                        (long long)b->n, b->n < 1 ? 0 : b->cu[0]);
     }
     for (int64_t s = 0; s < b->n; s++) {
-        int64_t images;
+        int64_t images = 0;
         RV_TRY(check_sequence(m, b, s, &images, e));
         int64_t rows = (int64_t)b->cu[s + 1] - b->cu[s];
         if (p.n_seq && p.rows + rows > m->o.max_rows) {

@@ -18,7 +18,7 @@
 
 enum { TINY_IMAGE = 30, TINY_VOCAB = 37, TINY_TOKENS = 4 };
 
-static rv_arch tiny_arch(void) {
+static inline rv_arch tiny_arch(void) {
     return (rv_arch){
         .vision = {.image_size = 8,
                    .patch = 4,
@@ -48,7 +48,7 @@ static rv_arch tiny_arch(void) {
 }
 
 // Everything switched on that the first one leaves out.
-static rv_arch tiny_other_arch(void) {
+static inline rv_arch tiny_other_arch(void) {
     rv_arch a = tiny_arch();
     a.vision.class_token = a.vision.drop_class = a.vision.pre_norm = false;
     a.vision.post_norm = a.vision.patch_bias = true;
@@ -66,7 +66,7 @@ static rv_arch tiny_other_arch(void) {
     return a;
 }
 
-static rv_vlm_options tiny_options(void) {
+static inline rv_vlm_options tiny_options(void) {
     rv_vlm_options o = {.store = RV_F32, .value_head = true, .max_rows = 256, .kv_blocks = 16};
     for (int i = 0; i < RV_NPARTS; i++) {
         o.train[i] = true;
@@ -74,7 +74,7 @@ static rv_vlm_options tiny_options(void) {
     return o;
 }
 
-static void must(rv_status s, const rv_err *e) {
+static inline void must(rv_status s, const rv_err *e) {
     if (s != RV_OK) {
         fail_msg("%s", e->msg);
     }
@@ -87,7 +87,7 @@ typedef struct {
     rv_vlm *m;
 } tiny;
 
-static int64_t tiny_count(const rv_param_info *p) {
+static inline int64_t tiny_count(const rv_param_info *p) {
     int64_t n = 1;
     for (int i = 0; i < p->ndim; i++) {
         n *= p->dim[i];
@@ -96,7 +96,7 @@ static int64_t tiny_count(const rv_param_info *p) {
 }
 
 // Random values that depend on the role alone, so that models with other options agree.
-static void tiny_fill(rv_vlm *m) {
+static inline void tiny_fill(rv_vlm *m) {
     rv_err e = {0};
     for (int64_t i = 0; i < rv_vlm_param_count(m); i++) {
         const rv_param_info *p = rv_vlm_param(m, i);
@@ -117,8 +117,8 @@ static void tiny_fill(rv_vlm *m) {
     }
 }
 
-static tiny tiny_new(const rv_arch *a, const rv_vlm_options *o, int threads,
-                     void (*prepare)(rv_vlm *)) {
+static inline tiny tiny_new(const rv_arch *a, const rv_vlm_options *o, int threads,
+                            void (*prepare)(rv_vlm *)) {
     tiny t = {.be = rv_backend_cpu()};
     rv_err e = {0};
     must(t.be->ctx_new(&t.ctx, 0, threads, &e), &e);
@@ -130,7 +130,7 @@ static tiny tiny_new(const rv_arch *a, const rv_vlm_options *o, int threads,
     return t;
 }
 
-static void tiny_free(tiny *t) {
+static inline void tiny_free(tiny *t) {
     rv_vlm_free(t->m);
     t->be->ctx_free(t->ctx);
 }
@@ -145,7 +145,7 @@ typedef struct {
     float pixels[2 * TINY_SEQS * 3 * 8 * 8];
 } tiny_batch;
 
-static tiny_batch *tiny_batch_new(int64_t n, uint64_t seed) {
+static inline tiny_batch *tiny_batch_new(int64_t n, uint64_t seed) {
     tiny_batch *t = calloc(1, sizeof *t);
     rv_rng r = rv_rng_make(seed, RV_STREAM_USER, 0, 0);
     rv_batch *b = &t->b;
@@ -196,13 +196,13 @@ typedef struct {
     float logits[TINY_ROWS * TINY_VOCAB];
 } tiny_scores;
 
-static tiny_scores *tiny_scores_new(void) {
+static inline tiny_scores *tiny_scores_new(void) {
     tiny_scores *t = calloc(1, sizeof *t);
     t->s = (rv_scores){t->logp, t->entropy, t->value, t->hidden, t->logits};
     return t;
 }
 
-static tiny_scores *tiny_score(tiny *t, const rv_batch *b, bool keep) {
+static inline tiny_scores *tiny_score(tiny *t, const rv_batch *b, bool keep) {
     tiny_scores *out = tiny_scores_new();
     rv_err e = {0};
     must(rv_vlm_score(t->m, b, keep, &out->s, &e), &e);
@@ -210,7 +210,7 @@ static tiny_scores *tiny_score(tiny *t, const rv_batch *b, bool keep) {
 }
 
 // Random gradients of all outputs.
-static tiny_scores *tiny_upstream(uint64_t seed) {
+static inline tiny_scores *tiny_upstream(uint64_t seed) {
     tiny_scores *g = tiny_scores_new();
     rv_rng r = rv_rng_make(seed, RV_STREAM_USER, 1, 0);
     float *const arrays[] = {g->logp, g->entropy, g->value, g->hidden};
@@ -223,7 +223,7 @@ static tiny_scores *tiny_upstream(uint64_t seed) {
     return g;
 }
 
-static float *tiny_get(const tiny *t, int64_t i, rv_of what) {
+static inline float *tiny_get(const tiny *t, int64_t i, rv_of what) {
     float *x = calloc((size_t)tiny_count(rv_vlm_param(t->m, i)), sizeof *x);
     rv_err e = {0};
     must(rv_vlm_param_get(t->m, i, what, x, &e), &e);
@@ -231,7 +231,7 @@ static float *tiny_get(const tiny *t, int64_t i, rv_of what) {
 }
 
 // Fails unless two arrays hold the same bits.
-static void same_bits(const char *what, const float *a, const float *b, int64_t n) {
+static inline void same_bits(const char *what, const float *a, const float *b, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (memcmp(&a[i], &b[i], sizeof *a)) {
             fail_msg("%s %lld of %lld: %.9g is not %.9g", what, (long long)i, (long long)n,
@@ -240,7 +240,7 @@ static void same_bits(const char *what, const float *a, const float *b, int64_t 
     }
 }
 
-static void same_scores(const tiny_scores *a, const tiny_scores *b) {
+static inline void same_scores(const tiny_scores *a, const tiny_scores *b) {
     same_bits("logit", a->logits, b->logits, TINY_ROWS * TINY_VOCAB);
     same_bits("log-probability", a->logp, b->logp, TINY_ROWS);
     same_bits("entropy", a->entropy, b->entropy, TINY_ROWS);
