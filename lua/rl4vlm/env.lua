@@ -1,0 +1,287 @@
+--- env.lua - what every environment shares: options, seeding, the order of calls, saved states.
+---
+--- An environment says how to start, step and draw; `env.define` makes of it a module whose `new`
+--- checks options and whose instances follow Gymnasium's meaning (docs/ENVIRONMENTS.md).
+
+local rng = require("rl4vlm.rng")
+
+local M = {}
+
+--- What held-out evaluation, training and demonstrations draw from: streams that never meet.
+local SPLITS = { train = 0, eval = 1, demo = 2, user = 3 }
+local EPISODES = 1 << 40
+
+---Copies plain data: tables of tables, numbers, strings and booleans.
+---Integral floats (numbers that went through JSON) become integers.
+---@param value any
+---@return any
+function M.copy(value)
+  if type(value) ~= "table" then
+    return math.type(value) == "float" and math.tointeger(value) or value
+  end
+  local t = {}
+  for k, v in pairs(value) do
+    t[M.copy(k)] = M.copy(v)
+  end
+  return t
+end
+
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal
+    diagonal, row[0] = row[0], i
+    for j = 1, #b do
+      local best = diagonal + (a:byte(i) == b:byte(j) and 0 or 1)
+      diagonal, row[j] = row[j], math.min(best, row[j] + 1, row[j - 1] + 1)
+    end
+  end
+  return row[#b]
+end
+
+---The name nearest to `word` among the keys of `names`, by edit distance.
+---@param word string
+---@param names table<string, any>
+---@return string?
+function M.nearest(word, names)
+  local best, least
+  for name in pairs(names) do
+    local d = distance(word:sub(1, 40), name)
+    if not least or d < least or (d == least and name < best) then
+      best, least = name, d
+    end
+  end
+  return best
+end
+
+-- Raises when `given` has a key that `known` lacks, or a value of another type than its default.
+local function check_options(name, given, known, level)
+  for key, value in pairs(given) do
+    if known[key] == nil then
+      local near = type(key) == "string" and M.nearest(key, known)
+      error(("%s: unknown option '%s'%s"):format(name, tostring(key),
+        near and (" (did you mean '%s'?)"):format(near) or ""), level + 1)
+    end
+    if type(value) ~= type(known[key]) then
+      error(("%s: option '%s' wants a %s, got %s (%s)"):format(name, key, type(known[key]),
+        type(value), tostring(value)), level + 1)
+    end
+  end
+end
+
+local function check_integer(name, field, value, low, high, level)
+  local n = math.tointeger(value)
+  if not n or n < low or n > high then
+    error(("%s: %s wants an integer from %d to %d, got %s"):format(name, field, low, high,
+      tostring(value)), level + 1)
+  end
+  return n
+end
+
+---@class rl4vlm.Env
+---@field name string
+---@field rules string
+---@field options table  every switch with its value
+---@field one_slot boolean  true when an episode depends on the one played before it
+---@field answer_fields string[]  the expert's fields, in the order of an answer
+local Env = {}
+Env.__index = Env
+
+-- The stream of one step of one episode: nothing else decides what is drawn.
+local function stream(self, step)
+  local split = SPLITS[self.place.split]
+  return rng.new(self.place.seed, "env", split * EPISODES + self.place.episode, step)
+end
+
+local function info_of(self)
+  local info = self.def.info and self.def.info(self, self.game) or {}
+  info.state = self.def.show and self.def.show(self, self.game) or M.copy(self.game)
+  info.steps = self.game.steps
+  info.total_reward = self.game.total_reward
+  info.success = self.game.total_reward > 0
+  return info
+end
+
+local function observe(self)
+  local obs = self.def.observe and self.def.observe(self, self.game) or {}
+  obs.image = self.def.draw(self, self.game)
+  return obs
+end
+
+---Begins an episode. Without `episode`, the one after the last; without `seed`, the last seed.
+---@param args? { seed?: integer, episode?: integer, split?: string, start?: table }
+---@return table obs, table info
+function Env:reset(args)
+  args = args or {}
+  check_options(self.name .. ".reset", args, { seed = 0, episode = 0, split = "", start = {} }, 2)
+  local split = args.split or self.place.split
+  if SPLITS[split] == nil then
+    error(("%s: unknown split '%s' (did you mean '%s'?)"):format(self.name, split,
+      M.nearest(split, SPLITS)), 2)
+  end
+  self.place = {
+    seed = check_integer(self.name, "seed", args.seed or self.place.seed, math.mininteger,
+      math.maxinteger, 2),
+    episode = check_integer(self.name, "episode", args.episode or self.place.episode + 1, 0,
+      EPISODES - 1, 2),
+    split = split,
+  }
+  local before = self.game
+  local start = M.copy(args.start or {})
+  local game = self.def.reset(self, stream(self, 0), start)
+  game.steps = check_integer(self.name, "start.steps", start.steps or game.steps or 0, 0, 1 << 30, 2)
+  game.total_reward = tonumber(start.total_reward) or 0
+  self.game, self.live = game, true
+  self.def.begin(self, before)
+  return observe(self), info_of(self)
+end
+
+---Takes one action out of `all_actions()`.
+---@param action string
+---@return table obs, number reward, boolean terminated, boolean truncated, table info
+function Env:step(action)
+  if not self.live then
+    error(("%s: step %s; call reset first"):format(self.name,
+      self.game and "after the episode's end" or "before the first reset"), 2)
+  end
+  if not self.action_set[action] then
+    error(("%s: unknown action '%s'; the actions are %s"):format(self.name, tostring(action),
+      table.concat(self.action_list, " ")), 2)
+  end
+  local game = self.game
+  self.def.leave(self)
+  local reward, terminated, truncated =
+    self.def.step(self, game, action, stream(self, game.steps + 1))
+  game.steps = game.steps + 1
+  game.total_reward = game.total_reward + reward
+  self.live = not (terminated or truncated)
+  return observe(self), reward, terminated or false, truncated or false, info_of(self)
+end
+
+---The actions that are legal now, in the order of `all_actions()`.
+---@return string[]
+function Env:actions()
+  if not self.game then
+    error(self.name .. ": actions before the first reset", 2)
+  end
+  local list = {}
+  for _, action in ipairs(self.action_list) do
+    if not self.def.legal or self.def.legal(self, self.game, action) then
+      list[#list + 1] = action
+    end
+  end
+  return list
+end
+
+---Every action that `step` takes.
+---@return string[]
+function Env:all_actions()
+  return M.copy(self.action_list)
+end
+
+---What an optimal player answers now: the fields of its chain of thought, and its action.
+---@return table fields
+function Env:expert()
+  if not self.game then
+    error(self.name .. ": expert before the first reset", 2)
+  end
+  if not self.def.expert then
+    error(self.name .. ": this environment has no expert", 2)
+  end
+  return self.def.expert(self, self.game)
+end
+
+---The present observation and info again.
+---@return table obs, table info
+function Env:observe()
+  if not self.game then
+    error(self.name .. ": observe before the first reset", 2)
+  end
+  return observe(self), info_of(self)
+end
+
+---Everything that decides how the instance goes on, as plain data (it may go through JSON).
+---@return table
+function Env:state()
+  return M.copy({ place = self.place, game = self.game, live = self.live, memory = self.memory })
+end
+
+---Goes back to a state that `state()` gave.
+---@param state table
+---@return table? obs, table? info  nothing when no episode had begun
+function Env:restore(state)
+  if type(state) ~= "table" or type(state.place) ~= "table" then
+    error(self.name .. ": restore wants what state() gave", 2)
+  end
+  state = M.copy(state)
+  self.place, self.game = state.place, state.game
+  self.live, self.memory = state.live or false, state.memory or {}
+  if self.game then
+    return self:observe()
+  end
+end
+
+local function nothing() end
+
+---Makes an environment module.
+---
+---`def`: `name`; `actions` (list); `options` (switches and their defaults); `rules` (rule set ->
+---changed switches; "intended" is the default set); `reset(self, rng, start)` -> game (a plain
+---table; `start` holds the fields that the caller asked for); `step(self, game, action, rng)` ->
+---reward, terminated, truncated (changes `game`); `draw(self, game)` -> image; and optionally
+---`choices` (option -> the set of its values); `observe(self, game)` -> what the prompt may say; `show(self, game)` -> info.state;
+---`legal(self, game, action)`; `expert(self, game)` -> fields; `answer_fields` (their order);
+---`begin(self, game_before)` and `leave(self)`: after a reset, and before a step.
+---@param def table
+---@return { name: string, new: fun(options?: table): rl4vlm.Env }
+function M.define(def)
+  for _, field in ipairs({ "name", "actions", "reset", "step", "draw" }) do
+    if def[field] == nil then
+      error(("env.define: the definition lacks '%s'"):format(field), 2)
+    end
+  end
+  local rules = def.rules or {}
+  rules.intended = rules.intended or {}
+  local known = M.copy(def.options or {})
+  known.rules = "intended"
+  def.begin, def.leave = def.begin or nothing, def.leave or nothing
+
+  local function new(options)
+    options = options or {}
+    check_options(def.name, options, known, 2)
+    local set = options.rules or "intended"
+    if not rules[set] then
+      error(("%s: unknown rules '%s' (did you mean '%s'?)"):format(def.name, set,
+        M.nearest(set, rules)), 2)
+    end
+    for key, choices in pairs(def.choices or {}) do
+      if options[key] ~= nil and not choices[options[key]] then
+        error(("%s: option '%s' is '%s' (did you mean '%s'?)"):format(def.name, key, options[key],
+          M.nearest(options[key], choices)), 2)
+      end
+    end
+    local self = setmetatable({
+      name = def.name, rules = set, def = def, live = false, memory = {},
+      options = M.copy(def.options or {}), answer_fields = M.copy(def.answer_fields or {}),
+      action_list = M.copy(def.actions), action_set = {},
+      place = { seed = 0, episode = 0, split = "train" },
+    }, Env)
+    for _, source in ipairs({ rules[set], options }) do
+      for key, value in pairs(source) do
+        if key ~= "rules" then
+          self.options[key] = value
+        end
+      end
+    end
+    for _, action in ipairs(self.action_list) do
+      self.action_set[action] = true
+    end
+    self.one_slot = def.one_slot ~= nil and def.one_slot(self)
+    return self
+  end
+
+  return { name = def.name, new = new, options = M.copy(def.options or {}), rules = M.copy(rules) }
+end
+
+return M
