@@ -4,6 +4,7 @@
 --- checks options and whose instances follow Gymnasium's meaning (docs/ENVIRONMENTS.md).
 
 local rng = require("rl4vlm.rng")
+local suggest = require("rl4vlm.suggest")
 
 local M = {}
 
@@ -26,42 +27,11 @@ function M.copy(value)
   return t
 end
 
-local function distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local diagonal
-    diagonal, row[0] = row[0], i
-    for j = 1, #b do
-      local best = diagonal + (a:byte(i) == b:byte(j) and 0 or 1)
-      diagonal, row[j] = row[j], math.min(best, row[j] + 1, row[j - 1] + 1)
-    end
-  end
-  return row[#b]
-end
-
----The name nearest to `word` among the keys of `names`, by edit distance.
----@param word string
----@param names table<string, any>
----@return string?
-function M.nearest(word, names)
-  local best, least
-  for name in pairs(names) do
-    local d = distance(word:sub(1, 40), name)
-    if not least or d < least or (d == least and name < best) then
-      best, least = name, d
-    end
-  end
-  return best
-end
-
 -- Raises when `given` has a key that `known` lacks, or a value of another type than its default.
 local function check_options(name, given, known, level)
   for key, value in pairs(given) do
     if known[key] == nil then
-      local near = type(key) == "string" and M.nearest(key, known)
-      error(("%s: unknown option '%s'%s"):format(name, tostring(key),
-        near and (" (did you mean '%s'?)"):format(near) or ""), level + 1)
+      error(name .. ": " .. suggest.unknown("option", key, suggest.keys(known)), level + 1)
     end
     if type(value) ~= type(known[key]) then
       error(("%s: option '%s' wants a %s, got %s (%s)"):format(name, key, type(known[key]),
@@ -109,7 +79,8 @@ local function observe(self)
   return obs
 end
 
----Begins an episode. Without `episode`, the one after the last; without `seed`, the last seed.
+---Begins an episode. With a seed and no episode: episode 0 of that seed, so that the call always
+---gives the same; with neither: the episode after the last one.
 ---@param args? { seed?: integer, episode?: integer, split?: string, start?: table }
 ---@return table obs, table info
 function Env:reset(args)
@@ -117,14 +88,13 @@ function Env:reset(args)
   check_options(self.name .. ".reset", args, { seed = 0, episode = 0, split = "", start = {} }, 2)
   local split = args.split or self.place.split
   if SPLITS[split] == nil then
-    error(("%s: unknown split '%s' (did you mean '%s'?)"):format(self.name, split,
-      M.nearest(split, SPLITS)), 2)
+    error(self.name .. ": " .. suggest.unknown("split", split, suggest.keys(SPLITS)), 2)
   end
   self.place = {
     seed = check_integer(self.name, "seed", args.seed or self.place.seed, math.mininteger,
       math.maxinteger, 2),
-    episode = check_integer(self.name, "episode", args.episode or self.place.episode + 1, 0,
-      EPISODES - 1, 2),
+    episode = check_integer(self.name, "episode", args.episode or (args.seed and 0)
+      or self.place.episode + 1, 0, EPISODES - 1, 2),
     split = split,
   }
   local before = self.game
@@ -252,13 +222,11 @@ function M.define(def)
     check_options(def.name, options, known, 2)
     local set = options.rules or "intended"
     if not rules[set] then
-      error(("%s: unknown rules '%s' (did you mean '%s'?)"):format(def.name, set,
-        M.nearest(set, rules)), 2)
+      error(def.name .. ": " .. suggest.unknown("rules", set, suggest.keys(rules)), 2)
     end
     for key, choices in pairs(def.choices or {}) do
       if options[key] ~= nil and not choices[options[key]] then
-        error(("%s: option '%s' is '%s' (did you mean '%s'?)"):format(def.name, key, options[key],
-          M.nearest(options[key], choices)), 2)
+        error(def.name .. ": " .. suggest.unknown(key, options[key], suggest.keys(choices)), 2)
       end
     end
     local self = setmetatable({
@@ -281,7 +249,7 @@ function M.define(def)
     return self
   end
 
-  return { name = def.name, new = new, options = M.copy(def.options or {}), rules = M.copy(rules) }
+  return { name = def.name, new = new, options = M.copy(known), rules = M.copy(rules) }
 end
 
 return M
