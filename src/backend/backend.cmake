@@ -12,7 +12,8 @@ target_compile_options(rv_backend PRIVATE ${RV_KERNEL_FLAGS})
 
 function(rv_isa name)
   add_library(rv_isa_${name} OBJECT ${isa_sources})
-  target_include_directories(rv_isa_${name} PRIVATE src/base src/backend src/backend/cpu)
+  target_include_directories(rv_isa_${name} PRIVATE ${PROJECT_SOURCE_DIR}/src/base
+    ${PROJECT_SOURCE_DIR}/src/backend ${PROJECT_SOURCE_DIR}/src/backend/cpu)
   target_compile_definitions(rv_isa_${name} PRIVATE RV_ISA=${name})
   target_compile_options(rv_isa_${name} PRIVATE ${RV_KERNEL_FLAGS} -Wno-psabi ${ARGN})
 endfunction()
