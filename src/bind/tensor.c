@@ -86,8 +86,9 @@ int rv_bind_check_sizes(lua_State *L, int arg, int64_t out[RV_MAXDIM]) {
     bool list = lua_istable(L, arg);
     lua_Integer n = list ? luaL_len(L, arg) : lua_gettop(L) - arg + 1;
     if (n > RV_MAXDIM) {
-        luaL_argerror(L, arg, lua_pushfstring(L, "wanted at most %d dims, got %I", RV_MAXDIM,
-                                              (LUAI_UACINT)n));
+        luaL_argerror(
+            L, arg,
+            lua_pushfstring(L, "wanted at most %d dims, got %I", RV_MAXDIM, (LUAI_UACINT)n));
     }
     for (int i = 0; i < n; i++) {
         if (list) {
@@ -215,10 +216,8 @@ int luaopen_rv_tensor(lua_State *L);
 int luaopen_rv_tensor(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"is_tensor", tensor_is}, {"memory", tensor_memory}, {NULL, NULL}};
-    static const luaL_Reg meta[] = {{"__gc", tensor_close},
-                                    {"__close", tensor_close},
-                                    {"__len", tensor_len},
-                                    {NULL, NULL}};
+    static const luaL_Reg meta[] = {
+        {"__gc", tensor_close}, {"__close", tensor_close}, {"__len", tensor_len}, {NULL, NULL}};
     lua_settop(L, 0);
     rv_bind_tape(L);
     luaL_newlib(L, functions);

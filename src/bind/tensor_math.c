@@ -100,14 +100,14 @@ static int math_inplace(lua_State *L) {
     rv_status s = rv_tape_check_write(x, name, &e);
     s = s == RV_OK ? rv_bind_operand(L, 2, &b, &e) : s;
     if (s == RV_OK && rv_tape_wants(b.t)) {
-        s = RV_FAIL(&e, RV_EARG, "%s: the tape does not record writes; the other operand requires "
-                                 "a gradient (detach it)",
+        s = RV_FAIL(&e, RV_EARG,
+                    "%s: the tape does not record writes; the other operand requires "
+                    "a gradient (detach it)",
                     name);
     }
     if (s == RV_OK) {
-        s = op == RV_MAP_COPY
-                ? rv_copy_into(x, b.t, name, &e)
-                : rv_map_into(x, op, (const rv_tensor *[]){x, b.t}, 2, name, &e);
+        s = op == RV_MAP_COPY ? rv_copy_into(x, b.t, name, &e)
+                              : rv_map_into(x, op, (const rv_tensor *[]){x, b.t}, 2, name, &e);
     }
     rv_tensor_free(b.own);
     if (s != RV_OK) {
@@ -150,31 +150,28 @@ typedef struct {
 } named_op;
 
 static const named_op unary[] = {
-    {"neg", RV_MAP_NEG},         {"abs", RV_MAP_ABS},           {"sign", RV_MAP_SIGN},
-    {"relu", RV_MAP_RELU},       {"square", RV_MAP_SQUARE},     {"floor", RV_MAP_FLOOR},
-    {"ceil", RV_MAP_CEIL},       {"round", RV_MAP_ROUND},       {"exp", RV_MAP_EXP},
-    {"log", RV_MAP_LOG},         {"sqrt", RV_MAP_SQRT},         {"tanh", RV_MAP_TANH},
-    {"sigmoid", RV_MAP_SIGMOID}, {"sin", RV_MAP_SIN},           {"cos", RV_MAP_COS},
-    {"logical_not", RV_MAP_NOT}, {"isnan", RV_MAP_ISNAN},       {"isinf", RV_MAP_ISINF},
+    {"neg", RV_MAP_NEG},           {"abs", RV_MAP_ABS},       {"sign", RV_MAP_SIGN},
+    {"relu", RV_MAP_RELU},         {"square", RV_MAP_SQUARE}, {"floor", RV_MAP_FLOOR},
+    {"ceil", RV_MAP_CEIL},         {"round", RV_MAP_ROUND},   {"exp", RV_MAP_EXP},
+    {"log", RV_MAP_LOG},           {"sqrt", RV_MAP_SQRT},     {"tanh", RV_MAP_TANH},
+    {"sigmoid", RV_MAP_SIGMOID},   {"sin", RV_MAP_SIN},       {"cos", RV_MAP_COS},
+    {"logical_not", RV_MAP_NOT},   {"isnan", RV_MAP_ISNAN},   {"isinf", RV_MAP_ISINF},
     {"isfinite", RV_MAP_ISFINITE},
 };
 
 static const named_op binary[] = {
-    {"add", RV_MAP_ADD},         {"sub", RV_MAP_SUB},
-    {"mul", RV_MAP_MUL},         {"div", RV_MAP_DIV},
-    {"mod", RV_MAP_MOD},         {"floor_divide", RV_MAP_FLOORDIV},
-    {"pow", RV_MAP_POW},         {"maximum", RV_MAP_MAXIMUM},
-    {"minimum", RV_MAP_MINIMUM}, {"eq", RV_MAP_EQ},
-    {"ne", RV_MAP_NE},           {"lt", RV_MAP_LT},
-    {"le", RV_MAP_LE},           {"gt", RV_MAP_GT},
-    {"ge", RV_MAP_GE},           {"logical_and", RV_MAP_AND},
-    {"logical_or", RV_MAP_OR},   {"logical_xor", RV_MAP_XOR},
+    {"add", RV_MAP_ADD},         {"sub", RV_MAP_SUB},         {"mul", RV_MAP_MUL},
+    {"div", RV_MAP_DIV},         {"mod", RV_MAP_MOD},         {"floor_divide", RV_MAP_FLOORDIV},
+    {"pow", RV_MAP_POW},         {"maximum", RV_MAP_MAXIMUM}, {"minimum", RV_MAP_MINIMUM},
+    {"eq", RV_MAP_EQ},           {"ne", RV_MAP_NE},           {"lt", RV_MAP_LT},
+    {"le", RV_MAP_LE},           {"gt", RV_MAP_GT},           {"ge", RV_MAP_GE},
+    {"logical_and", RV_MAP_AND}, {"logical_or", RV_MAP_OR},   {"logical_xor", RV_MAP_XOR},
 };
 
 static const named_op operators[] = {
-    {"__add", RV_MAP_ADD}, {"__sub", RV_MAP_SUB},       {"__mul", RV_MAP_MUL},
-    {"__div", RV_MAP_DIV}, {"__idiv", RV_MAP_FLOORDIV}, {"__mod", RV_MAP_MOD},
-    {"__pow", RV_MAP_POW}, {"__band", RV_MAP_AND},      {"__bor", RV_MAP_OR},
+    {"__add", RV_MAP_ADD},  {"__sub", RV_MAP_SUB},       {"__mul", RV_MAP_MUL},
+    {"__div", RV_MAP_DIV},  {"__idiv", RV_MAP_FLOORDIV}, {"__mod", RV_MAP_MOD},
+    {"__pow", RV_MAP_POW},  {"__band", RV_MAP_AND},      {"__bor", RV_MAP_OR},
     {"__bxor", RV_MAP_XOR},
 };
 
@@ -195,10 +192,10 @@ static void add_closures(lua_State *L, const named_op *ops, size_t n, lua_CFunct
 }
 
 void rv_bind_tensor_math(lua_State *L) {
-    static const luaL_Reg both[] = {
-        {"where", math_where}, {"masked_fill", math_masked_fill}, {"clamp", math_clamp},
-        {"to", math_to},       {"clone", math_clone},             {"contiguous", math_contiguous},
-        {NULL, NULL}};
+    static const luaL_Reg both[] = {{"where", math_where}, {"masked_fill", math_masked_fill},
+                                    {"clamp", math_clamp}, {"to", math_to},
+                                    {"clone", math_clone}, {"contiguous", math_contiguous},
+                                    {NULL, NULL}};
     rv_bind_tensor_add(L, both);
     add_closures(L, unary, sizeof unary / sizeof *unary, math_unary);
     add_closures(L, binary, sizeof binary / sizeof *binary, math_binary);

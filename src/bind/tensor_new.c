@@ -34,8 +34,9 @@ static rv_dtype pop_options(lua_State *L, int arg, rv_dtype otherwise) {
 // Takes options off the end of sizes: zeros(2, 3, "i32"), zeros({2, 3}, {dtype = "i32"}).
 static rv_dtype take_options(lua_State *L, int first) {
     int top = lua_gettop(L);
-    bool options = top >= first && (lua_type(L, top) == LUA_TSTRING ||
-                                    (lua_istable(L, top) && (top > first || luaL_len(L, top) == 0)));
+    bool options =
+        top >= first && (lua_type(L, top) == LUA_TSTRING ||
+                         (lua_istable(L, top) && (top > first || luaL_len(L, top) == 0)));
     if (options && lua_istable(L, top) && top == first) {
         lua_pushnil(L);
         options = lua_next(L, top) != 0; // {} alone is the shape of a tensor without dims
@@ -65,9 +66,7 @@ static int new_zeros(lua_State *L) { return make_full(L, 1, 0, "zeros"); }
 static int new_ones(lua_State *L) { return make_full(L, 1, 1, "ones"); }
 
 // full(value, dims... [, dtype])
-static int new_full(lua_State *L) {
-    return make_full(L, 2, luaL_checknumber(L, 1), "full");
-}
+static int new_full(lua_State *L) { return make_full(L, 2, luaL_checknumber(L, 1), "full"); }
 
 static int new_like(lua_State *L, double value) {
     rv_tensor *x = rv_bind_tensor_check(L, 1);
@@ -94,7 +93,7 @@ static rv_tensor *push_fresh(lua_State *L, const char *op, rv_dtype t, int nd, c
 
 // Pushes scratch memory that Lua frees.
 static void *push_scratch(lua_State *L, int64_t n, size_t size) {
-    size_t bytes;
+    size_t bytes = 0;
     if (!rv_mul_size((size_t)n, size, &bytes)) {
         luaL_error(L, "out of memory for %I elements", (LUAI_UACINT)n);
     }
@@ -153,10 +152,12 @@ static int new_linspace(lua_State *L) {
     double a = luaL_checknumber(L, 1), b = luaL_checknumber(L, 2);
     int64_t n = luaL_checkinteger(L, 3);
     luaL_argcheck(L, n >= 0, 3, "wanted 0 or more elements");
+    lua_settop(L, 4);
     rv_dtype t = pop_options(L, 4, RV_F32);
     float *v = push_scratch(L, n, sizeof *v);
     for (int64_t i = 0; i < n; i++) {
-        v[i] = (float)(i == n - 1 && n > 1 ? b : a + (b - a) * (double)i / (double)(n - 1 + (n == 1)));
+        v[i] =
+            (float)(i == n - 1 && n > 1 ? b : a + (b - a) * (double)i / (double)(n - 1 + (n == 1)));
     }
     rv_tensor *x = push_fresh(L, "linspace", RV_F32, 1, &n);
     rv_tensor_write(x, v);
@@ -170,6 +171,7 @@ static int new_eye(lua_State *L) {
     dim[1] = square ? dim[0] : lua_tointeger(L, 2);
     luaL_argcheck(L, dim[0] >= 0 && dim[1] >= 0 && dim[0] < 1 << 24 && dim[1] < 1 << 24, 1,
                   "wanted a size of 0 or more");
+    lua_settop(L, 3);
     rv_dtype t = pop_options(L, square ? 2 : 3, RV_F32);
     float *v = push_scratch(L, dim[0] * dim[1], sizeof *v);
     memset(v, 0, (size_t)(dim[0] * dim[1]) * sizeof *v);
@@ -260,13 +262,14 @@ static void read_leaves(lua_State *L, nested *s, int level, float *v, int64_t *w
 // new(nested list, number or tensor [, dtype])
 static int new_new(lua_State *L) {
     luaL_checkany(L, 1);
+    lua_settop(L, 2);
     rv_tensor *given = rv_bind_tensor_test(L, 1);
     if (given) {
         rv_dtype t = pop_options(L, 2, given->type);
         rv_tensor **y = rv_bind_tensor_push(L);
         rv_err e;
-        rv_status s = t == given->type ? rv_tensor_clone(y, given, &e)
-                                       : rv_tensor_to(y, given, t, &e);
+        rv_status s =
+            t == given->type ? rv_tensor_clone(y, given, &e) : rv_tensor_to(y, given, t, &e);
         return s == RV_OK ? 1 : rv_bind_raise(L, &e);
     }
     nested s = {.integers = true, .booleans = true};
@@ -400,14 +403,23 @@ static int to_bytes(lua_State *L) {
 }
 
 void rv_bind_tensor_new(lua_State *L) {
-    static const luaL_Reg functions[] = {
-        {"new", new_new},           {"zeros", new_zeros},           {"ones", new_ones},
-        {"full", new_full},         {"arange", new_arange},         {"linspace", new_linspace},
-        {"eye", new_eye},           {"rand", new_rand},             {"randn", new_randn},
-        {"from_bytes", new_from_bytes}, {NULL, NULL}};
-    static const luaL_Reg both[] = {{"zeros_like", new_zeros_like}, {"ones_like", new_ones_like},
-                                    {"to_table", to_table},         {"tolist", to_list},
-                                    {"item", to_item},              {"to_bytes", to_bytes},
+    static const luaL_Reg functions[] = {{"new", new_new},
+                                         {"zeros", new_zeros},
+                                         {"ones", new_ones},
+                                         {"full", new_full},
+                                         {"arange", new_arange},
+                                         {"linspace", new_linspace},
+                                         {"eye", new_eye},
+                                         {"rand", new_rand},
+                                         {"randn", new_randn},
+                                         {"from_bytes", new_from_bytes},
+                                         {NULL, NULL}};
+    static const luaL_Reg both[] = {{"zeros_like", new_zeros_like},
+                                    {"ones_like", new_ones_like},
+                                    {"to_table", to_table},
+                                    {"tolist", to_list},
+                                    {"item", to_item},
+                                    {"to_bytes", to_bytes},
                                     {NULL, NULL}};
     rv_bind_tensor_add(L, both);
     lua_pushvalue(L, 1);

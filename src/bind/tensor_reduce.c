@@ -69,8 +69,7 @@ static rv_status from_one(rv_tensor **out, rv_tensor *at, rv_err *e) {
 static int reduce_arg(lua_State *L) {
     rv_reduce_op op = (rv_reduce_op)lua_tointeger(L, lua_upvalueindex(1));
     rv_tensor *x = rv_bind_tensor_check(L, 1);
-    uint32_t dims =
-        lua_isnoneornil(L, 2) ? RV_ALL_DIMS : 1u << rv_bind_check_dim(L, 2, x->ndim);
+    uint32_t dims = lua_isnoneornil(L, 2) ? RV_ALL_DIMS : 1u << rv_bind_check_dim(L, 2, x->ndim);
     bool keep = opt_boolean(L, 3);
     rv_tensor **y = rv_bind_tensor_push(L);
     rv_tensor *at = NULL;
@@ -235,7 +234,8 @@ static const entry entries[] = {
     {"argmin", reduce_arg, RV_REDUCE_ARGMIN},
 };
 
-static const entry switches[] = { // the upvalue is a boolean
+static const entry switches[] = {
+    // the upvalue is a boolean
     {"var", reduce_var, false},
     {"std", reduce_var, true},
     {"masked_sum", reduce_masked, false},

@@ -335,8 +335,7 @@ static rv_status where_grad(rv_grad *g, rv_err *e) {
     return s;
 }
 
-rv_status rv_tensor_where(rv_tensor **out, rv_tensor *cond, rv_tensor *a, rv_tensor *b,
-                          rv_err *e) {
+rv_status rv_tensor_where(rv_tensor **out, rv_tensor *cond, rv_tensor *a, rv_tensor *b, rv_err *e) {
     *out = NULL;
     if (cond->type != RV_BOOL) {
         return RV_FAIL(e, RV_ETYPE, "where: wanted a bool condition, got %s of shape %s",

@@ -51,9 +51,9 @@ static rv_status add_at(rv_tensor **out, const rv_shape *shape, rv_tensor *g, rv
     RV_TRY(rv_tensor_full(out, g->buf->tape, RV_F32, shape->ndim, shape->dim, 0, e));
     RV_TRY(rv_tensor_compact(&dense, g, e));
     int64_t count = flat ? rv_tensor_numel(idx) : idx->dim[dim];
-    rv_status s = g->buf->tape->ops->scatter_add(rv_tensor_data(*out), rv_tensor_data(dense),
-                                                 rv_tensor_data(idx), flat, axis_of(*out, dim),
-                                                 count, e);
+    rv_status s =
+        g->buf->tape->ops->scatter_add(rv_tensor_data(*out), rv_tensor_data(dense),
+                                       rv_tensor_data(idx), flat, axis_of(*out, dim), count, e);
     rv_tensor_free(dense);
     return s;
 }
@@ -169,8 +169,7 @@ rv_status rv_tensor_scatter_add(rv_tensor **out, rv_tensor *x, int dim, rv_tenso
                                            rv_tensor_data(at), false, axis_of(x, dim),
                                            idx->ndim ? idx->dim[dim] : 1, e);
         if (s != RV_OK) {
-            rv_err_context(e, "scatter_add: dim %d of shape %s", dim + 1,
-                           rv_tensor_shape_str(x).s);
+            rv_err_context(e, "scatter_add: dim %d of shape %s", dim + 1, rv_tensor_shape_str(x).s);
         }
     }
     s = s == RV_OK ? rv_tensor_to(out, sum, x->type, e) : s;
@@ -233,8 +232,7 @@ rv_status rv_tensor_masked_select(rv_tensor **out, rv_tensor *x, rv_tensor *mask
 // ---- sort ----
 
 // Sorted positions of all of x along `dim`, from 0.
-static rv_status sort_positions(rv_tensor **at, rv_tensor *x, int dim, bool descending,
-                                rv_err *e) {
+static rv_status sort_positions(rv_tensor **at, rv_tensor *x, int dim, bool descending, rv_err *e) {
     rv_dtype domain = rv_dtype_is_float(x->type) ? RV_F32 : RV_I64;
     rv_tensor *wide = NULL, *dense = NULL, *keys = NULL;
     rv_status s = rv_tensor_to(&wide, x, domain, e);

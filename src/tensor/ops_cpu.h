@@ -1,7 +1,7 @@
 // ops_cpu.h - what the files that fill the CPU's table share: reading strided operands in tiles.
 //
-// A kernel never sees strides or storage dtypes: a cursor hands it runs of up to RV_TILE elements in
-// the loop's domain, straight from memory where they lie there as they are, else gathered into a
+// A kernel never sees strides or storage dtypes: a cursor hands it runs of up to RV_TILE elements
+// in the loop's domain, straight from memory where they lie there as they are, else gathered into a
 // tile in the first-level cache.
 #pragma once
 
@@ -28,13 +28,13 @@ typedef struct {
     bool filled;   // a constant's tile holds it
 } rv_cursor;
 
-/// A cursor over dims [first, first + ndim) of operand k. `domain` is RV_F32, RV_I64, or RV_BOOL for
-/// results computed as bytes.
+/// A cursor over dims [first, first + ndim) of operand k. `domain` is RV_F32, RV_I64, or RV_BOOL
+/// for results computed as bytes.
 rv_cursor rv_cursor_make(const rv_loop *l, int k, int first, int ndim, rv_dtype domain);
 /// Goes to the first element of the walk that begins at `base`.
 void rv_cursor_start(rv_cursor *c, void *base);
-/// The next n <= RV_TILE elements, widened: where they lie, or gathered in `tile` (the cursor's own:
-/// a constant is kept there).
+/// The next n <= RV_TILE elements, widened: where they lie, or gathered in `tile` (the cursor's
+/// own: a constant is kept there).
 const void *rv_cursor_read(rv_cursor *c, rv_tile *tile, int64_t n);
 /// Where to put the next n results: in place or in `tile`; rv_cursor_write then stores them.
 void *rv_cursor_target(rv_cursor *c, rv_tile *tile);

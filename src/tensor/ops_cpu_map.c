@@ -66,7 +66,7 @@
     }
 
 // Wrapping arithmetic: overflow of integers is defined, as in Lua.
-#define WRAP(a, op, b) (int64_t)((uint64_t)(a) op(uint64_t)(b))
+#define WRAP(a, op, b) (int64_t)((uint64_t)(a)op(uint64_t)(b))
 
 F1(copy, a)
 I1(copy, a)
@@ -93,16 +93,14 @@ F1(tanh, rv_tanh(a))
 F1(sigmoid, rv_sigmoid(a))
 F1(sin, sinf(a))
 F1(cos, cosf(a))
-F1(clamp, a < (float)p[0] ? (float)p[0] : a > (float)p[1] ? (float)p[1] : a)
+F1(clamp, a<(float)p[0] ? (float)p[0] : a>(float) p[1] ? (float)p[1] : a)
 
 static void clamp_i(void *out, const void *const *in, const double *p, int64_t n) {
     int64_t *y = out;
     const int64_t *x = in[0];
     int64_t lo = p[0] > -0x1p63 ? (int64_t)ceil(p[0]) : INT64_MIN;
     int64_t hi = p[1] < 0x1p63 ? (int64_t)floor(p[1]) : INT64_MAX;
-    EACH {
-        y[j] = x[j] < lo ? lo : x[j] > hi ? hi : x[j];
-    }
+    EACH { y[j] = x[j] < lo ? lo : x[j] > hi ? hi : x[j]; }
 }
 
 B1(logical_not, a == 0, a == 0)
@@ -168,9 +166,7 @@ static void where_i(void *out, const void *const *in, const double *p, int64_t n
     int64_t *y = out;
     const int64_t *a = in[0], *b = in[1], *c = in[2];
     (void)p;
-    EACH {
-        y[j] = a[j] != 0 ? b[j] : c[j];
-    }
+    EACH { y[j] = a[j] != 0 ? b[j] : c[j]; }
 }
 
 // Gradients: a is the upstream gradient.
@@ -190,8 +186,10 @@ F3(greater_grad, b < c ? 0 : b == c ? a / 2 : a)
 typedef void (*kernel)(void *out, const void *const *in, const double *p, int64_t n);
 
 // A kernel for each domain; integer ones only where the operation has them.
-#define KERNEL_N(name) {name##_f, name##_i}
-#define KERNEL_F(name) {name##_f, NULL}
+#define KERNEL_N(name)                                                                             \
+    { name##_f, name##_i }
+#define KERNEL_F(name)                                                                             \
+    { name##_f, NULL }
 static const struct {
     kernel f, i;
 } kernels[RV_NMAPS] = {

@@ -1,7 +1,7 @@
 // ops_cpu_math.h - bf16; exp, log, tanh and sigmoid of floats, computed in double without branches.
 //
-// Each is a polynomial in double rounded once to float, so results are within 0.501 ulp of the exact
-// value, the same on every machine, in every lane of a vector and in its tail.
+// Each is a polynomial in double rounded once to float, so results are within 0.501 ulp of the
+// exact value, the same on every machine, in every lane of a vector and in its tail.
 #pragma once
 
 #include <math.h>

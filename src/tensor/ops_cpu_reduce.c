@@ -66,19 +66,21 @@ static scalar prod_i(row *r) {
     static float name##_float(row *r, int64_t *where) {                                            \
         float best = 0;                                                                            \
         int64_t p = -1;                                                                            \
-        WALK(r, float, if (p < 0 || x[j] better best || (x[j] != x[j] && best == best)) {          \
-            best = x[j];                                                                           \
-            p = at + j;                                                                            \
-        });                                                                                        \
+        WALK(                                                                                      \
+            r, float, if (p < 0 || x[j] better best || (x[j] != x[j] && best == best)) {           \
+                best = x[j];                                                                       \
+                p = at + j;                                                                        \
+            });                                                                                    \
         *where = p;                                                                                \
         return best;                                                                               \
     }                                                                                              \
     static int64_t name##_int(row *r, int64_t *where) {                                            \
         int64_t best = 0, p = -1;                                                                  \
-        WALK(r, int64_t, if (p < 0 || x[j] better best) {                                          \
-            best = x[j];                                                                           \
-            p = at + j;                                                                            \
-        });                                                                                        \
+        WALK(                                                                                      \
+            r, int64_t, if (p < 0 || x[j] better best) {                                           \
+                best = x[j];                                                                       \
+                p = at + j;                                                                        \
+            });                                                                                    \
         *where = p;                                                                                \
         return best;                                                                               \
     }                                                                                              \

@@ -29,8 +29,7 @@ static int64_t *merge_sort(int64_t *p, int64_t *spare, int64_t n, const void *ke
             int64_t mid = lo + width < n ? lo + width : n, hi = mid + width < n ? mid + width : n;
             int64_t i = lo, j = mid;
             for (int64_t k = lo; k < hi; k++) {
-                bool right =
-                    j < hi && (i == mid || before(keys, p[j], p[i], descending, domain));
+                bool right = j < hi && (i == mid || before(keys, p[j], p[i], descending, domain));
                 spare[k] = right ? p[j++] : p[i++];
             }
         }

@@ -352,8 +352,9 @@ rv_status rv_tensor_sum_to(rv_tensor **out, rv_tensor *x, int ndim, const int64_
         } else if (have != dim[d] && have == 1) {
             grow = true;
         } else if (have != dim[d]) {
-            return RV_FAIL(e, RV_ESHAPE, "backward of %s: a gradient of shape %s for an input of %s",
-                           op, rv_tensor_shape_str(x).s, rv_shape_str(ndim, dim).s);
+            return RV_FAIL(e, RV_ESHAPE,
+                           "backward of %s: a gradient of shape %s for an input of %s", op,
+                           rv_tensor_shape_str(x).s, rv_shape_str(ndim, dim).s);
         }
     }
     rv_tensor *sum = NULL, *flat = NULL;

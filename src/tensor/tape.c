@@ -220,8 +220,9 @@ bool rv_tape_is_leaf(const rv_tensor *t) {
 rv_status rv_tape_requires_grad(rv_tensor *t, bool on, rv_err *e) {
     if (t->node && !rv_tape_is_leaf(t)) {
         return on ? RV_OK
-                  : RV_FAIL(e, RV_EARG, "requires_grad_: only a leaf can stop needing a gradient; "
-                                        "use detach on the result of an operation");
+                  : RV_FAIL(e, RV_EARG,
+                            "requires_grad_: only a leaf can stop needing a gradient; "
+                            "use detach on the result of an operation");
     }
     if (!on) {
         rv_node_free(t->node);
@@ -260,8 +261,8 @@ rv_status rv_tape_check_write(const rv_tensor *t, const char *op, rv_err *e) {
                        op);
     }
     if (t->node && (t->buf->tape->grad || !rv_tape_is_leaf(t))) {
-        return RV_FAIL(e, RV_EARG,
-                       "%s: cannot write into a tensor that requires a gradient (%s)", op,
+        return RV_FAIL(e, RV_EARG, "%s: cannot write into a tensor that requires a gradient (%s)",
+                       op,
                        rv_tape_is_leaf(t) ? "inside no_grad it can" : "detach or clone it first");
     }
     return RV_OK;
@@ -300,8 +301,9 @@ static rv_status reach(node_list *l, rv_tape *tape, rv_node *root, rv_err *e) {
     for (int64_t i = 0; i < l->n; i++) {
         rv_node *n = l->at[i];
         if (n->spent) {
-            return RV_FAIL(e, RV_EARG, "backward: the graph was already walked (%s); compute the "
-                                       "loss again",
+            return RV_FAIL(e, RV_EARG,
+                           "backward: the graph was already walked (%s); compute the "
+                           "loss again",
                            n->name);
         }
         for (int k = 0; k < n->n_in; k++) {
@@ -353,8 +355,8 @@ static rv_status leaf_accumulate(rv_node *leaf, rv_err *e) {
 }
 
 static rv_status run_recorded(rv_node *n, const bool *want, rv_tensor **in, rv_err *e) {
-    rv_grad g = {n->tape, n->out_grad[0], n->saved, n->arg, n->param, n->n_in, n->in_shape,
-                 want,    in};
+    rv_grad g = {n->tape, n->out_grad[0], n->saved, n->arg, n->param,
+                 n->n_in, n->in_shape,    want,     in};
     return n->backward(&g, e);
 }
 

@@ -41,12 +41,12 @@ typedef struct {
 // zero.
 typedef struct {
     rv_tape *tape;
-    rv_tensor *g;                        // fp32 gradient of the output
-    rv_tensor *const *saved;             // as saved; NULL where not
-    const int64_t *arg;                  // the operation's own numbers
-    const double *param;                 //
+    rv_tensor *g;            // fp32 gradient of the output
+    rv_tensor *const *saved; // as saved; NULL where not
+    const int64_t *arg;      // the operation's own numbers
+    const double *param;     //
     int n_in;
-    const rv_shape *in;                  // the inputs' shapes
+    const rv_shape *in; // the inputs' shapes
     const bool *want;
     rv_tensor **out;
 } rv_grad;

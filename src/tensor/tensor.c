@@ -18,8 +18,8 @@ rv_shape_text rv_shape_str(int ndim, const int64_t *dim) {
     rv_shape_text t = {"("};
     size_t at = 1;
     for (int i = 0; i < ndim; i++) {
-        at += (size_t)snprintf(t.s + at, sizeof t.s - at, "%s%lld", i ? ", " : "",
-                               (long long)dim[i]);
+        at +=
+            (size_t)snprintf(t.s + at, sizeof t.s - at, "%s%lld", i ? ", " : "", (long long)dim[i]);
     }
     snprintf(t.s + at, sizeof t.s - at, ")");
     return t;
@@ -76,8 +76,8 @@ static rv_status fail_memory(const char *what, int ndim, const int64_t *dim, rv_
                    rv_shape_str(ndim, dim).s);
 }
 
-rv_status rv_tensor_new(rv_tensor **out, rv_tape *tape, rv_dtype type, int ndim,
-                        const int64_t *dim, rv_err *e) {
+rv_status rv_tensor_new(rv_tensor **out, rv_tape *tape, rv_dtype type, int ndim, const int64_t *dim,
+                        rv_err *e) {
     *out = NULL;
     if (!rv_dtype_is_tensor(type)) {
         return RV_FAIL(e, RV_ETYPE, "tensors are f32, bf16, i32, i64, u8 or bool, not %s",
@@ -114,7 +114,7 @@ rv_status rv_tensor_new(rv_tensor **out, rv_tape *tape, rv_dtype type, int ndim,
     for (int i = ndim - 1; i >= 0; i--) {
         t->dim[i] = dim[i];
         t->stride[i] = stride;
-        stride *= dim[i];
+        stride *= dim[i] > 1 ? dim[i] : 1; // not 0 in empty tensors
     }
     *out = t;
     return RV_OK;
@@ -193,8 +193,7 @@ bool rv_tensor_contiguous(const rv_tensor *t) {
 }
 
 bool rv_tensor_same_shape(const rv_tensor *a, const rv_tensor *b) {
-    return a->ndim == b->ndim &&
-           memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof a->dim[0]) == 0;
+    return a->ndim == b->ndim && memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof a->dim[0]) == 0;
 }
 
 void *rv_tensor_data(const rv_tensor *t) {

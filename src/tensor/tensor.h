@@ -40,8 +40,8 @@ typedef struct rv_tensor {
 } rv_tensor;
 
 /// Makes a tensor with undefined content. Errors: RV_ETYPE, RV_ESHAPE, RV_ENOMEM.
-rv_status rv_tensor_new(rv_tensor **out, rv_tape *tape, rv_dtype type, int ndim,
-                        const int64_t *dim, rv_err *e);
+rv_status rv_tensor_new(rv_tensor **out, rv_tape *tape, rv_dtype type, int ndim, const int64_t *dim,
+                        rv_err *e);
 /// Makes a tensor filled with `value`.
 rv_status rv_tensor_full(rv_tensor **out, rv_tape *tape, rv_dtype type, int ndim,
                          const int64_t *dim, double value, rv_err *e);

@@ -136,7 +136,7 @@ rv_status rv_tensor_reshape(rv_tensor **out, rv_tensor *x, int ndim, const int64
         for (int d = ndim - 1; d >= 0; d--) {
             y->dim[d] = full[d];
             y->stride[d] = stride;
-            stride *= full[d];
+            stride *= full[d] > 1 ? full[d] : 1;
         }
         rv_record r = {"reshape", reshape_grad, {NULL}, {0}, {0}};
         s = rv_tape_record(y, &dense, 1, &r, e);
@@ -204,9 +204,9 @@ static rv_status cat_shape(rv_shape *shape, rv_tensor *const *x, int n, int dim,
             fits = d == dim || x[i]->dim[d] == x[0]->dim[d];
         }
         if (!fits) {
-            return RV_FAIL(e, RV_ESHAPE,
-                           "cat: tensor %d has shape %s, which does not join %s along dim %d", i + 1,
-                           rv_tensor_shape_str(x[i]).s, rv_tensor_shape_str(x[0]).s, dim + 1);
+            return RV_FAIL(
+                e, RV_ESHAPE, "cat: tensor %d has shape %s, which does not join %s along dim %d",
+                i + 1, rv_tensor_shape_str(x[i]).s, rv_tensor_shape_str(x[0]).s, dim + 1);
         }
         shape->dim[dim] += x[i]->dim[dim];
     }
