@@ -1,0 +1,15 @@
+// core_batch.h - samples in Lua as a packed batch.
+#pragma once
+
+#include "bind.h"
+#include "vlm.h"
+
+// What is asked of every sample.
+typedef struct {
+    bool values, every_value, hidden;
+    float temperature;
+} rv_core_ask;
+
+/// Packs the list of samples at `arg`; pushes a userdata that owns the arrays and a list of the
+/// n + 1 offsets of each sample's asked rows. Raises on samples that make no sense, naming them.
+rv_batch *rv_core_batch(lua_State *L, int arg, const rv_vlm *m, const rv_core_ask *ask);
