@@ -83,8 +83,9 @@ static int push_plan(lua_State *L, const rv_plan *p) {
         const char *name;
         size_t bytes;
     } rows[] = {
-        {"weights", p->weights},         {"gradients", p->gradients}, {"optimizer", p->optimizer},
-        {"activations", p->activations}, {"kv_cache", p->kv_cache},   {"scratch", p->scratch},
+        {"weights", p->weights},     {"gradients", p->gradients},
+        {"optimizer", p->optimizer}, {"activations", p->activations},
+        {"kv_cache", p->kv_cache},   {"scratch", p->scratch},
         {"total", p->total},
     };
     lua_createtable(L, 0, 7);
@@ -304,6 +305,7 @@ static int model_adamw(lua_State *L) {
     return 1;
 }
 
+int luaopen_rv_core(lua_State *L);
 int luaopen_rv_core(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"plan", model_plan},

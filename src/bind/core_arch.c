@@ -81,10 +81,9 @@ static bool open(reader *r, lua_State *L, int table, const char *key, const char
 }
 
 static void read_vision(lua_State *L, int table, rv_arch_vision *v) {
-    static const char *const known[] = {"image_size", "patch", "width",       "layers",
-                                        "heads",      "mlp",   "act",         "eps",
-                                        "class_token", "patch_bias", "pre_norm", "post_norm",
-                                        "drop_class", NULL};
+    static const char *const known[] = {
+        "image_size", "patch",       "width",      "layers",   "heads",     "mlp",        "act",
+        "eps",        "class_token", "patch_bias", "pre_norm", "post_norm", "drop_class", NULL};
     reader r;
     if (open(&r, L, table, "vision", known)) {
         *v = (rv_arch_vision){.image_size = integer(&r, "image_size"),
@@ -118,11 +117,29 @@ static void read_connector(lua_State *L, int table, rv_arch_connector *c) {
 }
 
 static void read_text(lua_State *L, int table, rv_arch_text *t) {
-    static const char *const known[] = {
-        "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "act", "eps",
-        "rope_theta", "rope", "rope_factor", "rope_low_freq", "rope_high_freq",
-        "rope_original_positions", "qkv_bias", "o_bias", "mlp_bias", "head_bias", "tied", "window",
-        "max_positions", NULL};
+    static const char *const known[] = {"vocab",
+                                        "width",
+                                        "layers",
+                                        "heads",
+                                        "kv_heads",
+                                        "head_dim",
+                                        "mlp",
+                                        "act",
+                                        "eps",
+                                        "rope_theta",
+                                        "rope",
+                                        "rope_factor",
+                                        "rope_low_freq",
+                                        "rope_high_freq",
+                                        "rope_original_positions",
+                                        "qkv_bias",
+                                        "o_bias",
+                                        "mlp_bias",
+                                        "head_bias",
+                                        "tied",
+                                        "window",
+                                        "max_positions",
+                                        NULL};
     static const char *const ropes[] = {"plain", "linear", "llama3", NULL};
     reader r;
     if (!open(&r, L, table, "text", known)) {
@@ -180,9 +197,9 @@ static void read_train(lua_State *L, int table, bool train[RV_NPARTS]) {
 }
 
 void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
-    static const char *const known[] = {"device",     "device_index", "threads",   "store",
-                                        "round_x",    "train",        "value_head", "recompute",
-                                        "max_rows",   "kv_blocks",    NULL};
+    static const char *const known[] = {"device",   "device_index", "threads",    "store",
+                                        "round_x",  "train",        "value_head", "recompute",
+                                        "max_rows", "kv_blocks",    NULL};
     static const char *const stores[] = {"F32", "BF16", "F16", NULL};
     static const rv_dtype types[] = {RV_F32, RV_BF16, RV_F16};
     if (lua_isnoneornil(L, arg)) {

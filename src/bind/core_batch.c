@@ -1,10 +1,10 @@
 // core_batch.c - samples in Lua as a packed batch.
 //
 // A sample is {ids =, answer =, pixels = {slice, ...}}: token ids of prompt and answer (0-based,
-// image tokens in place) and one array (3, S, S) for each image. Asked are the answer's tokens, each
-// in the row before it; the answer's last token is then no row of its own, since none follows it.
-// `positions` and `targets` (lists as long as each other; positions from 1, the token after which
-// the id is looked at) ask for something else; `hidden` lists positions of hidden states.
+// image tokens in place) and one array (3, S, S) for each image. Asked are the answer's tokens,
+// each in the row before it; the answer's last token is then no row of its own, since none follows
+// it. `positions` and `targets` (lists as long as each other; positions from 1, the token after
+// which the id is looked at) ask for something else; `hidden` lists positions of hidden states.
 #include "core_batch.h"
 
 #include <string.h>
@@ -131,18 +131,16 @@ static void copy_image(lua_State *L, const sample *s, int64_t i, const rv_vlm *m
     lua_pop(L, 1);
 }
 
-static void add(lua_State *L, packed *p, const sample *s, const rv_vlm *m,
-                const rv_core_ask *ask) {
+static void add(lua_State *L, packed *p, const sample *s, const rv_vlm *m, const rv_core_ask *ask) {
     rv_batch *b = &p->b;
     int64_t side = rv_vlm_arch(m)->vision.image_size, row0 = p->cu[b->n];
     int64_t first = row0 + s->n[IDS] - 1; // the row that the first answer token follows
     for (int64_t i = 0; i < s->rows; i++) {
-        p->ids[row0 + i] = i < s->n[IDS] ? integer_at(L, s, IDS, i)
-                                         : integer_at(L, s, ANSWER, i - s->n[IDS]);
+        p->ids[row0 + i] =
+            i < s->n[IDS] ? integer_at(L, s, IDS, i) : integer_at(L, s, ANSWER, i - s->n[IDS]);
     }
     for (int64_t i = 0; i < s->asks; i++, b->n_ask++) {
-        p->ask_row[b->n_ask] =
-            s->own ? row_at(L, s, POSITIONS, i, row0) : (int32_t)(first + i);
+        p->ask_row[b->n_ask] = s->own ? row_at(L, s, POSITIONS, i, row0) : (int32_t)(first + i);
         p->ask_id[b->n_ask] = integer_at(L, s, s->own ? TARGETS : ANSWER, i);
     }
     for (int64_t i = 0; i < s->values; i++) {
