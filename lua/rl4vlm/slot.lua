@@ -176,7 +176,7 @@ end
 
 -- What an expert would state about the current picture; empty where the recipe measures no reading.
 function Slot:truth()
-  if #self.shared.settings.answer.reads == 0 then
+  if next(self.shared.settings.answer.reads) == nil then
     return {}
   end
   return self.env:expert() or {}

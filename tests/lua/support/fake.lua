@@ -35,7 +35,7 @@ end
 local Model = {}
 Model.__index = Model
 
-function Model:chat(messages)
+function Model.chat(_, messages)
   local parts, images = {}, {}
   for _, part in ipairs(messages[1].content) do
     if part.type == "image" then
@@ -47,7 +47,7 @@ function Model:chat(messages)
   return table.concat(parts), images
 end
 
-function Model:prompt(text, images)
+function Model.prompt(_, text, images)
   local ids = { text:byte(1, -1) }
   ids[#ids + 1] = images[1].state + 48
   return ids
@@ -110,7 +110,7 @@ function M.grad(x)
   return x.grad:totable()
 end
 
-function Model:zero_grad()
+function Model.zero_grad()
 end
 
 function Model:lora_enable(on)
