@@ -7,7 +7,7 @@
 local tensor = require "rl4vlm.tensor"
 
 local function list_of(x)
-  return type(x) == "table" and x or x:totable()
+  return type(x) == "table" and x or x:tolist()
 end
 
 ---@class rl4vlm.Trajectory

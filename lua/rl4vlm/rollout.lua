@@ -125,7 +125,7 @@ function M.bootstraps(model, slots)
     end
   end
   if #samples > 0 then
-    for j, value in ipairs(model:score(samples, { values = true }).values:totable()) do
+    for j, value in ipairs(model:score(samples, { values = true }).values:tolist()) do
       values[owner[j]] = value
     end
   end

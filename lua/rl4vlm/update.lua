@@ -44,7 +44,7 @@ end
 ---@param thought_weight number
 function M.record_log_pi(steps, loss, thought_weight)
   local weights, logprobs, offsets = packed(steps, thought_weight)
-  for i, x in ipairs(loss.log_pi(logprobs, weights, offsets):totable()) do
+  for i, x in ipairs(loss.log_pi(logprobs, weights, offsets):tolist()) do
     steps[i].log_pi = x
   end
 end
@@ -58,7 +58,7 @@ function M.record_reference(steps, model, size, temperature)
   for from = 1, #steps, size do
     local part = table.move(steps, from, math.min(from + size - 1, #steps), 1, {})
     local out = model:score(batch_of(part), { temperature = temperature })
-    local logprobs = out.logprobs:totable()
+    local logprobs = out.logprobs:tolist()
     for i, step in ipairs(part) do
       step.reference = table.move(logprobs, out.offsets[i] + 1, out.offsets[i + 1], 1, {})
     end
@@ -110,7 +110,7 @@ end
 -- How far token probabilities of the first scoring pass are from those of sampling.
 local function probs_diff(out, batch)
   local diff = (out.logprobs:detach():exp() - batch.recorded:exp()):abs()
-  local list = diff:totable()
+  local list = diff:tolist()
   local mean, max = stats.spread(list)
   return max or 0.0, mean or 0.0
 end
@@ -183,7 +183,7 @@ local function minibatch(u, steps, advantages, where, sums)
     check_first(where, sums.diff_max, o)
   end
   local loss, parts = u.loss.loss(out, batch, o)
-  local log_ratios = parts.log_ratio:detach():totable()
+  local log_ratios = parts.log_ratio:detach():tolist()
   guard(where, loss:item(), log_ratios, o)
   local kl = measure(sums, parts, log_ratios, o)
   u.model:zero_grad()
@@ -206,7 +206,7 @@ function M.run(u, steps)
   if o.normalize_advantages then
     advantages = u.loss.normalize(advantages)
   end
-  advantages = advantages:totable()
+  advantages = advantages:tolist()
   local sums = setmetatable({ early = false, count = 0 }, Sums)
   for epoch = 1, o.epochs do
     local order = {}

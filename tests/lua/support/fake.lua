@@ -79,8 +79,8 @@ function Model:score(samples, o)
   local out = { logprobs = tensor.new(logprobs), values = tensor.new(values), offsets = offsets }
   out.entropies = tensor.new(logprobs)
   if o.grad then
-    out.logprobs:requires_grad(true)
-    out.values:requires_grad(true)
+    out.logprobs:requires_grad_(true)
+    out.values:requires_grad_(true)
     self.kept = { out = out, samples = samples, temperature = o.temperature or 1 }
   end
   return out
@@ -107,7 +107,7 @@ function Model:gradients()
 end
 
 function M.grad(x)
-  return x.grad:totable()
+  return x.grad:tolist()
 end
 
 function Model.zero_grad()
