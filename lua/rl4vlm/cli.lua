@@ -105,7 +105,7 @@ end
 ---The settings of a recipe for the model that it names.
 ---@param recipe rl4vlm.Recipe
 ---@return rl4vlm.Settings
-function Call:settings(recipe)
+function Call.settings(_, recipe)
   local model = recipe.changes.model or recipe.flat.model or "cardling"
   return checked(recipe.resolve, recipe, run.model_name(model))
 end

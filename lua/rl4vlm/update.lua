@@ -27,7 +27,7 @@ local function packed(steps, thought_weight)
     append(logprobs, step.logprobs)
     offsets[i + 1] = #weights
   end
-  return tensor.new(weights), tensor.new(logprobs), offsets
+  return tensor.new(weights, "f32"), tensor.new(logprobs, "f32"), offsets
 end
 
 local function column(steps, key)
@@ -35,7 +35,7 @@ local function column(steps, key)
   for i, step in ipairs(steps) do
     list[i] = step[key]
   end
-  return tensor.new(list)
+  return tensor.new(list, "f32")
 end
 
 ---Puts log pi under the sampling policy into each step (`log_pi`), from its recorded tokens.
@@ -73,7 +73,7 @@ local function loss_batch(steps, settings, advantages)
     for _, step in ipairs(steps) do
       append(reference, step.reference)
     end
-    reference = tensor.new(reference)
+    reference = tensor.new(reference, "f32")
   end
   local mine = {}
   for i, step in ipairs(steps) do
@@ -84,7 +84,7 @@ local function loss_batch(steps, settings, advantages)
     recorded = logprobs,
     old_log_pi = column(steps, "log_pi"),
     old_values = column(steps, "value"),
-    advantages = tensor.new(mine),
+    advantages = tensor.new(mine, "f32"),
     returns = column(steps, "ret"),
     reference = reference,
   }

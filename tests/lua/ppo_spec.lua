@@ -46,7 +46,7 @@ describe("gae", function()
     assert.same({ 1 + 2.5 - 5, 2 + 2.5 - 5, 3 - 5 }, advantages)
   end)
   it("takes and gives tensors", function()
-    local advantages, returns = gae({ rewards = tensor.new { 1, 1 }, values = tensor.new { 0, 0 },
+    local advantages, returns = gae({ rewards = tensor.new({ 1, 1 }, "f32"), values = tensor.new({ 0, 0 }, "f32"),
       done = { false, false }, bootstrap = 2 }, 1, 1)
     assert.same({ 4, 3 }, advantages:tolist())
     assert.same({ 4, 3 }, returns:tolist())
@@ -84,17 +84,17 @@ local function case(shift, values)
     moved[i] = x + (shift[i] or 0)
   end
   local out = {
-    logprobs = tensor.new(moved):requires_grad_(true),
-    values = tensor.new(values or { 0.5, -1, 2 }):requires_grad_(true),
-    entropies = tensor.new { 1, 2, 3, 4, 5, 6 }:requires_grad_(true),
+    logprobs = tensor.new(moved, "f32"):requires_grad_(true),
+    values = tensor.new(values or { 0.5, -1, 2 }, "f32"):requires_grad_(true),
+    entropies = tensor.new({ 1, 2, 3, 4, 5, 6 }, "f32"):requires_grad_(true),
     offsets = offsets,
   }
   local batch = {
     weights = tensor.new(weights),
     old_log_pi = ppo.log_pi(tensor.new(recorded), tensor.new(weights), offsets),
-    old_values = tensor.new { 0, 0, 0 },
-    advantages = tensor.new { 1, -2, 0.5 },
-    returns = tensor.new { 1, 1, 1 },
+    old_values = tensor.new({ 0, 0, 0 }, "f32"),
+    advantages = tensor.new({ 1, -2, 0.5 }, "f32"),
+    returns = tensor.new({ 1, 1, 1 }, "f32"),
   }
   return out, batch
 end
@@ -153,14 +153,14 @@ describe("ppo", function()
 
   it("adds entropy and KL where asked", function()
     local out, batch = case({})
-    batch.reference = tensor.new { -1, -0.5, -2, -0.25, -0.75, -1.1 }
+    batch.reference = tensor.new({ -1, -0.5, -2, -0.25, -0.75, -1.1 }, "f32")
     local _, parts = ppo.loss(out, batch, setting { entropy_coef = 0.1, kl_coef = 0.2 })
     assert.near(3.5, parts.entropy:item(), 1e-6)
     assert.near((math.exp(-1) + 1 - 1) / 3, parts.kl:item(), 1e-6)
   end)
 
   it("normalises over the whole rollout", function()
-    local list = ppo.normalize(tensor.new { 1, 2, 3, 6 }):tolist()
+    local list = ppo.normalize(tensor.new({ 1, 2, 3, 6 }, "f32")):tolist()
     local deviation = math.sqrt((4 + 1 + 0 + 9) / 4)
     for i, x in ipairs { -2, -1, 0, 3 } do
       assert.near(x / (deviation + 1e-5), list[i], 1e-6)

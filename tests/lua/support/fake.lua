@@ -76,8 +76,8 @@ function Model:score(samples, o)
     table.move(list, 1, #list, #logprobs + 1, logprobs)
     values[i], offsets[i + 1] = self:value(sample.ids), #logprobs
   end
-  local out = { logprobs = tensor.new(logprobs), values = tensor.new(values), offsets = offsets }
-  out.entropies = tensor.new(logprobs)
+  local out = { logprobs = tensor.new(logprobs, "f32"), values = tensor.new(values, "f32"), offsets = offsets }
+  out.entropies = tensor.new(logprobs, "f32")
   if o.grad then
     out.logprobs:requires_grad_(true)
     out.values:requires_grad_(true)
