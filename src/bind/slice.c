@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "mem.h"
+#include "rng.h"
 #include "safetensors.h"
 
 #define SLICE_MT "rv.slice"
@@ -45,6 +46,25 @@ rv_slice *rv_slice_push_view(lua_State *L, rv_dtype type, const char *name, int 
     return s;
 }
 
+// Reads the list of sizes at `arg`.
+static int read_shape(lua_State *L, int arg, int64_t *dim, int64_t *count) {
+    arg = lua_absindex(L, arg);
+    lua_Integer ndim = luaL_len(L, arg);
+    if (ndim > RV_SLICE_MAXDIM) {
+        luaL_error(L, "field 'shape': wanted at most %d sizes, came %I", RV_SLICE_MAXDIM, ndim);
+    }
+    *count = 1;
+    for (int i = 0; i < (int)ndim; i++) {
+        lua_geti(L, arg, i + 1);
+        dim[i] = lua_isinteger(L, -1) ? lua_tointeger(L, -1) : -1;
+        if (!rv_mul_count(*count, dim[i], count)) {
+            luaL_error(L, "field 'shape': wanted sizes, came %s", luaL_tolstring(L, -1, NULL));
+        }
+        lua_pop(L, 1);
+    }
+    return (int)ndim;
+}
+
 // Makes a slice of the table {dtype =, shape =, data =} at `arg`.
 static rv_slice *from_table(lua_State *L, int arg) {
     int64_t dim[RV_SLICE_MAXDIM];
@@ -55,19 +75,11 @@ static rv_slice *from_table(lua_State *L, int arg) {
         luaL_error(L, "field 'dtype': wanted one of F32, BF16, F16, ..., came %s",
                    name ? name : "none");
     }
-    if (lua_getfield(L, arg, "shape") != LUA_TTABLE || luaL_len(L, -1) > RV_SLICE_MAXDIM) {
-        luaL_error(L, "field 'shape': wanted a list of at most %d sizes", RV_SLICE_MAXDIM);
+    if (lua_getfield(L, arg, "shape") != LUA_TTABLE) {
+        luaL_error(L, "field 'shape': wanted a list of sizes");
     }
-    int ndim = (int)luaL_len(L, -1);
-    int64_t count = 1;
-    for (int i = 0; i < ndim; i++) {
-        lua_geti(L, -1, i + 1);
-        dim[i] = lua_isinteger(L, -1) ? lua_tointeger(L, -1) : -1;
-        if (!rv_mul_count(count, dim[i], &count)) {
-            luaL_error(L, "field 'shape': wanted sizes, came %s", luaL_tolstring(L, -1, NULL));
-        }
-        lua_pop(L, 1);
-    }
+    int64_t count;
+    int ndim = read_shape(L, -1, dim, &count);
     size_t n;
     lua_getfield(L, arg, "data"); // [dtype, shape, data]
     const char *data = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
@@ -125,6 +137,91 @@ static int slice_len(lua_State *L) {
     return 1;
 }
 
+// Fills `n` floats from a slice of a floating type; false for another type.
+static bool to_floats(float *out, const rv_slice *s, int64_t n) {
+    bool ok = s->type == RV_F32 || s->type == RV_BF16 || s->type == RV_F16 || s->type == RV_F64;
+    if (ok) {
+        rv_convert(out, RV_F32, s->data, s->type, n);
+    }
+    return ok;
+}
+
+static int64_t count_of(const rv_slice *s) {
+    int64_t n = 1;
+    for (int i = 0; i < s->ndim; i++) {
+        n *= s->dim[i];
+    }
+    return n;
+}
+
+// s:convert(dtype) -> slice of another floating type
+static int slice_convert(lua_State *L) {
+    const rv_slice *s = check(L);
+    rv_dtype to = rv_safetensors_dtype(luaL_checkstring(L, 2));
+    bool from_ok =
+        s->type == RV_F32 || s->type == RV_BF16 || s->type == RV_F16 || s->type == RV_F64;
+    bool to_ok = to == RV_F32 || to == RV_BF16 || to == RV_F16 || to == RV_F64;
+    if (!from_ok || !to_ok) {
+        return luaL_error(L, "cannot convert %s to %s: wanted floating types", s->name,
+                          lua_tostring(L, 2));
+    }
+    rv_slice *r = rv_slice_push(L, to, s->ndim, s->dim);
+    rv_convert(rv_slice_bytes(r), to, s->data, s->type, count_of(s));
+    return 1;
+}
+
+// s:list() -> its elements as a flat list of numbers
+static int slice_list(lua_State *L) {
+    const rv_slice *s = check(L);
+    int64_t n = count_of(s);
+    luaL_argcheck(L, n < INT32_MAX, 1, "too large for a list");
+    float *x = lua_newuserdatauv(L, (size_t)n * sizeof *x + 1, 0);
+    bool floats = to_floats(x, s, n);
+    if (!floats && s->type != RV_I32 && s->type != RV_I64) {
+        return luaL_error(L, "cannot list elements of type %s", s->name);
+    }
+    lua_createtable(L, (int)n, 0);
+    for (int64_t i = 0; i < n; i++) {
+        if (floats) {
+            lua_pushnumber(L, (lua_Number)x[i]);
+        } else {
+            lua_pushinteger(L, s->type == RV_I32 ? ((const int32_t *)s->data)[i]
+                                                 : ((const int64_t *)s->data)[i]);
+        }
+        lua_seti(L, -2, i + 1);
+    }
+    return 1;
+}
+
+// A stream's number from a name, the same in every program (FNV-1a, Fowler, Noll and Vo).
+static uint64_t name_stream(const char *name, size_t n) {
+    uint64_t h = 14695981039346656037u;
+    for (size_t i = 0; i < n; i++) {
+        h = (h ^ (uint8_t)name[i]) * 1099511628211u;
+    }
+    return h;
+}
+
+// slice.random(shape, "normal"|"uniform"|"constant", scale, seed, name) -> F32 slice. normal:
+// standard deviation `scale`; uniform: in [-scale, scale); the stream hangs on seed and name alone.
+static int slice_random(lua_State *L) {
+    static const char *const kinds[] = {"normal", "uniform", "constant", NULL};
+    int64_t dim[RV_SLICE_MAXDIM], count;
+    luaL_checktype(L, 1, LUA_TTABLE);
+    int ndim = read_shape(L, 1, dim, &count), kind = luaL_checkoption(L, 2, NULL, kinds);
+    float scale = (float)luaL_checknumber(L, 3);
+    size_t n;
+    uint64_t seed = (uint64_t)luaL_checkinteger(L, 4);
+    const char *name = luaL_checklstring(L, 5, &n);
+    float *x = rv_slice_bytes(rv_slice_push(L, RV_F32, ndim, dim));
+    rv_rng r = rv_rng_make(seed, RV_STREAM_INIT, name_stream(name, n), 0);
+    for (int64_t i = 0; i < count; i++) {
+        double u = kind == 0 ? rv_rng_normal(&r) : kind == 1 ? 2 * rv_rng_uniform(&r) - 1 : 1;
+        x[i] = scale * (float)u;
+    }
+    return 1;
+}
+
 // slice.new{dtype =, shape =, data =} -> slice
 static int slice_new(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -135,12 +232,11 @@ static int slice_new(lua_State *L) {
 
 int luaopen_rv_slice(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"dtype", slice_dtype},
-        {"shape", slice_shape},
-        {"data", slice_data},
-        {NULL, NULL},
+        {"dtype", slice_dtype},     {"shape", slice_shape}, {"data", slice_data},
+        {"convert", slice_convert}, {"list", slice_list},   {NULL, NULL},
     };
-    static const luaL_Reg functions[] = {{"new", slice_new}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"new", slice_new}, {"random", slice_random}, {NULL, NULL}};
     if (luaL_newmetatable(L, SLICE_MT)) {
         luaL_newlib(L, methods);
         lua_setfield(L, -2, "__index");

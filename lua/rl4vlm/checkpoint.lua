@@ -1,0 +1,463 @@
+-- checkpoint.lua - model folders in Hugging Face's layout: what is in one, into a model, out of a model.
+--
+-- A folder is config.json, tokenizer and processor files, and safetensors (one file or shards). The
+-- family's descriptor (models/FAMILY.lua) says what the tensors are called. What is written has the
+-- same files, names, types and shards as what was read, and appears whole or not at all.
+local fs = require "rl4vlm.fs"
+local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
+local safetensors = require "rl4vlm.safetensors"
+
+local M = {}
+
+---@class rl4vlm.Checkpoint
+---@field dir string
+---@field config table       config.json, decoded
+---@field config_text string as it lies in the folder
+---@field family table       the descriptor
+---@field arch table         the fields of src/vlm/arch.h
+---@field eos integer[]      ids that end an answer
+---@field generation table   generation_config.json, {} where there is none
+---@field weights userdata?  the open safetensors; nil for a model made from nothing
+---@field name_of table<string, string>  role to the tensor's name in the files
+---@field changed table<string, boolean>  roles whose values may differ from the files'
+local Checkpoint = {}
+Checkpoint.__index = Checkpoint
+
+-- ---- reading ----
+
+local function read_json(path)
+  local text, err = fs.read_file(path)
+  if not text then
+    error(err, 0)
+  end
+  local value, why = json.decode(text)
+  if type(value) ~= "table" then
+    error(("%s: wanted a JSON object%s"):format(path, why and ": " .. why or ""), 0)
+  end
+  return value, text
+end
+
+local function optional_json(path)
+  return fs.exists(path) and read_json(path) or {}
+end
+
+---The descriptor of a model family.
+---@param model_type any  `model_type` of config.json
+---@param where string
+---@return table
+function M.family(model_type, where)
+  local name = type(model_type) == "string" and model_type:match("^[%w_]+$")
+  local module = name and "models." .. name
+  local found = module and (package.loaded[module] or package.searchpath(module, package.path))
+  local family = found and require(module)
+  if type(family) ~= "table" or not family.arch then
+    error(("%s: model_type: wanted a family with a descriptor in models/ (llava), came %s"):format(
+      where, name or tostring(model_type)), 0)
+  end
+  return family
+end
+
+local function list_of_ids(value, where)
+  if value == nil or value == json.null then
+    return nil
+  end
+  local list = type(value) == "table" and value or { value }
+  for _, id in ipairs(list) do
+    if math.type(id) ~= "integer" or id < 0 then
+      error(("%s: eos_token_id: wanted an id or a list of ids, came %s"):format(where, tostring(id)), 0)
+    end
+  end
+  return #list > 0 and list or nil
+end
+
+-- The ids that end an answer: of generation_config.json, else of config.json, else Llama's 2.
+local function eos_of(dir, generation, config)
+  local text = type(config.text_config) == "table" and config.text_config or {}
+  return list_of_ids(generation.eos_token_id, dir .. "/generation_config.json")
+    or list_of_ids(config.eos_token_id, dir .. "/config.json")
+    or list_of_ids(text.eos_token_id, dir .. "/config.json: text_config") or { 2 }
+end
+
+local function refuse_other_weights(dir)
+  for _, name in ipairs(fs.list(dir) or {}) do
+    if name:match("%.bin$") or name:match("%.pth?$") or name:match("%.ckpt$") then
+      error(([[%s holds %s, a pickle, which is not read because reading one runs code from it.
+Convert it once: python -c "from transformers import LlavaForConditionalGeneration as M;
+M.from_pretrained('%s').save_pretrained('%s-safetensors')"]]):format(dir, name, dir, dir), 0)
+    end
+  end
+  error(("%s: wanted model.safetensors or model.safetensors.index.json, found neither"):format(dir), 0)
+end
+
+local function open_weights(dir)
+  for _, name in ipairs { "model.safetensors.index.json", "model.safetensors" } do
+    local path = dir .. "/" .. name
+    if fs.exists(path) then
+      return safetensors.open(path), name:match("index") ~= nil
+    end
+  end
+  return refuse_other_weights(dir)
+end
+
+---Reads everything of a folder but the numbers. Raises, naming the file and what is wrong with it.
+---@param dir string
+---@return rl4vlm.Checkpoint
+function M.open(dir)
+  if not fs.exists(dir .. "/config.json") then
+    error(("%s: wanted a model's folder with config.json in it"):format(dir), 0)
+  end
+  local self = setmetatable({ dir = dir }, Checkpoint)
+  local where = dir .. "/config.json"
+  self.config, self.config_text = read_json(where)
+  self.family = M.family(self.config.model_type, where)
+  self.arch = self.family.arch(self.config, where)
+  self.generation = optional_json(dir .. "/generation_config.json")
+  self.eos = eos_of(dir, self.generation, self.config)
+  self.weights, self.sharded = open_weights(dir)
+  return self
+end
+
+---A checkpoint that has no weights yet.
+---@param config table  as config.json holds it
+---@param dir string    folder with the tokenizer's and processor's files
+---@return rl4vlm.Checkpoint
+function M.fresh(config, dir)
+  local self = setmetatable({ dir = dir, config = config }, Checkpoint)
+  self.config_text = json.pretty(config)
+  self.family = M.family(config.model_type, "config")
+  self.arch = self.family.arch(config, "config")
+  self.generation = optional_json(dir .. "/generation_config.json")
+  self.eos = eos_of(dir, self.generation, config)
+  return self
+end
+
+local function same(a, b)
+  return table.concat(a, ",") == table.concat(b, ",")
+end
+
+local function show(shape)
+  return "(" .. table.concat(shape, ", ") .. ")"
+end
+
+local readable = { F32 = true, F16 = true, BF16 = true, F64 = true }
+
+-- The name of a role's tensor: which order of names a part has is settled by its first tensor found.
+local function pick_name(self, role, order)
+  local part, names = self.family.names(role)
+  if not self.weights then
+    return names[1]
+  end
+  if not order[part] then
+    for k, name in ipairs(names) do
+      if self.weights:info(name) then
+        order[part] = k
+        break
+      end
+    end
+  end
+  return names[order[part] or 1]
+end
+
+local function add(problems, kind, text)
+  problems[kind] = problems[kind] or {}
+  table.insert(problems[kind], text)
+end
+
+local function check_tensor(self, problems, name, wanted)
+  local info = self.weights:info(name)
+  if not info then
+    add(problems, "missing", name)
+  elseif not same(info.shape, wanted) then
+    add(problems, "wrong shape", ("%s (wanted %s, came %s)"):format(name, show(wanted), show(info.shape)))
+  elseif not readable[info.dtype] then
+    add(problems, "wrong type", ("%s (wanted F32, F16 or BF16, came %s)"):format(name, info.dtype))
+  end
+end
+
+local function raise_problems(self, problems)
+  local lines = {}
+  for _, kind in ipairs { "missing", "wrong shape", "wrong type", "unknown" } do
+    local list = problems[kind]
+    if list then
+      local shown = table.concat(list, ", ", 1, math.min(#list, 8))
+      lines[#lines + 1] = ("%s (%d): %s%s"):format(kind, #list, shown, #list > 8 and ", ..." or "")
+    end
+  end
+  if #lines > 0 then
+    error(("%s: the tensors are not those of its config.json; %s"):format(self.dir, table.concat(lines, "; ")), 0)
+  end
+end
+
+---Finds the tensor of each parameter. Raises once, with all that is missing, unknown or wrong.
+---@param params table[]  as core's m:params() gives them; value head and adapters are left alone
+function Checkpoint:match(params)
+  local order, used, problems = {}, {}, {}
+  self.name_of, self.shape_of, self.changed = {}, {}, {}
+  for _, param in ipairs(params) do
+    local role = param.role
+    if param.part ~= "value" and not role:match("%.lora_[ab]$") then
+      local name = pick_name(self, role, order)
+      self.name_of[role], self.shape_of[role], used[name] = name, param.shape, role
+      self.changed[role] = param.trained or not self.weights
+      if self.weights then
+        check_tensor(self, problems, name, param.shape)
+      end
+    end
+  end
+  self.role_of = used
+  for _, name in ipairs(self.weights and self.weights:names() or {}) do
+    if not used[name] and not self.family.unused(name, self.arch) then
+      add(problems, "unknown", name)
+    end
+  end
+  raise_problems(self, problems)
+end
+
+---Sets every parameter of `core` from the files, or as a fresh model begins.
+---@param core userdata
+---@param seed? integer  of a fresh model
+---@param init? fun(role: string, shape: integer[]): string|userdata|nil, number?  nil: the family's rule
+function Checkpoint:load(core, seed, init)
+  for role, name in pairs(self.name_of) do
+    if self.weights then
+      core:set(role, self.weights:get(name))
+    else
+      core:set(role, M.initial(role, self.shape_of[role], seed, init or self.family.init, self.family.init))
+    end
+  end
+end
+
+---The first value of a tensor: what `init` says, else the family's rule.
+function M.initial(role, shape, seed, init, otherwise)
+  local kind, scale = init(role, shape)
+  if kind == nil then
+    kind, scale = otherwise(role, shape)
+  end
+  if type(kind) == "userdata" then
+    return kind
+  end
+  return require("rl4vlm.slice").random(shape, kind, scale, seed or 0, role)
+end
+
+---Bytes and elements of the weights by type, and whether they fit fp32 by default.
+---@return table  {elements =, bytes =, dtypes = {F16 = elements, ...}}
+function Checkpoint:size()
+  local sum = { elements = 0, bytes = 0, dtypes = {} }
+  for _, name in ipairs(self.weights and self.weights:names() or {}) do
+    local info, n = self.weights:info(name), 1
+    for _, d in ipairs(info.shape) do
+      n = n * d
+    end
+    sum.elements, sum.bytes = sum.elements + n, sum.bytes + info.bytes
+    sum.dtypes[info.dtype] = (sum.dtypes[info.dtype] or 0) + n
+  end
+  return sum
+end
+
+-- ---- writing ----
+
+local shard_limit = 5e9 -- bytes; transformers' default of its 4.x line
+
+local width = { F64 = 8, F32 = 4, F16 = 2, BF16 = 2 }
+
+local function bytes_of(spec)
+  local n = width[spec.dtype] or 1
+  for _, d in ipairs(spec.shape) do
+    n = n * d
+  end
+  return n
+end
+
+-- What is written: every tensor of the files (or of a fresh model) by name.
+local function specs_of(self, dtype)
+  local specs = {}
+  if self.weights then
+    for _, name in ipairs(self.weights:names()) do
+      local info = self.weights:info(name)
+      local file = info.file:match("[^/]+$")
+      specs[name] = { dtype = self.role_of[name] and dtype or info.dtype, shape = info.shape,
+        file = self.sharded and file or nil, bytes = info.bytes }
+    end
+  else
+    for role, name in pairs(self.name_of) do
+      specs[name] = { dtype = dtype or "F32", shape = self.shape_of[role] }
+    end
+  end
+  for _, spec in pairs(specs) do
+    spec.bytes = self.role_of and width[spec.dtype] and bytes_of(spec) or spec.bytes
+  end
+  return specs
+end
+
+-- Spreads names over files: the shards they came in, else as many as the limit asks for.
+local function files_of(specs)
+  local names, total, files = {}, 0, {}
+  for name, spec in pairs(specs) do
+    names[#names + 1] = name
+    total = total + spec.bytes
+  end
+  table.sort(names)
+  local count, used = 1, 0
+  for _, name in ipairs(names) do
+    local spec = specs[name]
+    if not spec.file then
+      if used > 0 and used + spec.bytes > shard_limit then
+        count, used = count + 1, 0
+      end
+      used, spec.shard = used + spec.bytes, count
+    end
+  end
+  for _, name in ipairs(names) do
+    local spec = specs[name]
+    local file = spec.file or count == 1 and "model.safetensors"
+      or ("model-%05d-of-%05d.safetensors"):format(spec.shard, count)
+    files[file] = files[file] or {}
+    files[file][name] = { dtype = spec.dtype, shape = spec.shape }
+  end
+  return files, total
+end
+
+local function write_tensors(self, core, path, specs)
+  local writer = safetensors.create(path, specs, { format = "pt" })
+  local name = writer:next()
+  while name do
+    local role = self.role_of[name]
+    local slice = role and self.changed[role] and core:get(role) or self.weights:get(name)
+    if slice:dtype() ~= specs[name].dtype then
+      slice = slice:convert(specs[name].dtype)
+    end
+    writer:put(slice)
+    name = writer:next()
+  end
+  writer:commit()
+end
+
+local function check(ok, err)
+  if not ok then
+    error(err, 0)
+  end
+end
+
+-- The files beside the weights that make a folder complete.
+local function is_companion(name)
+  return (name:match("%.json$") or name:match("%.jinja$") or name:match("%.model$") or name:match("%.txt$")
+    or name:match("^LICENSE") or name:match("^NOTICE") or name == "README.md") and name ~= "config.json"
+    and not name:match("%.safetensors%.index%.json$") and not name:match("^adapter_")
+end
+
+---Copies tokenizer, processor and generation files as they are, and config.json.
+function Checkpoint:write_companions(dir)
+  check(fs.write_atomic(dir .. "/config.json", self.config_text))
+  for _, name in ipairs(fs.list(self.dir) or {}) do
+    local stat = is_companion(name) and fs.stat(self.dir .. "/" .. name)
+    if stat and stat.type == "file" then
+      check(fs.copy_file(self.dir .. "/" .. name, dir .. "/" .. name))
+    end
+  end
+end
+
+---Writes all tensors of the model into a folder.
+---@param dir string
+---@param core userdata
+---@param dtype? "F32"|"BF16"|"F16"  of the model's tensors; nil: each as it came
+function Checkpoint:write_weights(dir, core, dtype)
+  local files, total = files_of(specs_of(self, dtype))
+  local map, several = {}, next(files, next(files)) ~= nil or self.sharded
+  for file, specs in pairs(files) do
+    write_tensors(self, core, dir .. "/" .. file, specs)
+    for name in pairs(specs) do
+      map[name] = file
+    end
+  end
+  if several then
+    check(fs.write_atomic(dir .. "/model.safetensors.index.json",
+      json.pretty { metadata = { total_size = math.tointeger(total) }, weight_map = map }))
+  end
+end
+
+---Runs `write(temporary folder)` and puts the folder in place of `dir`: it is complete or not there.
+---@param dir string
+---@param write fun(temporary: string)
+function M.write_folder(dir, write)
+  local temporary, old = ("%s.tmp.%d"):format(dir, host.pid()), ("%s.old.%d"):format(dir, host.pid())
+  check(fs.remove_tree(temporary))
+  check(fs.mkdirs(temporary))
+  local ok, err = xpcall(write, function(message)
+    return message
+  end, temporary)
+  if not ok then
+    fs.remove_tree(temporary)
+    error(err, 0)
+  end
+  check(fs.sync_dir(temporary))
+  if fs.exists(dir) then
+    check(fs.rename(dir, old))
+  end
+  local moved, why = fs.rename(temporary, dir)
+  if not moved then
+    fs.rename(old, dir)
+    fs.remove_tree(temporary)
+    error(why, 0)
+  end
+  fs.remove_tree(old)
+  check(fs.sync_dir(dir:match("^(.*)/[^/]+/?$") or "."))
+end
+
+-- ---- the value head ----
+
+local value_file = "value_head.safetensors"
+
+---Sets the value head from a folder's file; false where there is none.
+---@return boolean
+function M.load_value_head(dir, core, params)
+  local path = dir .. "/" .. value_file
+  if not fs.exists(path) then
+    return false
+  end
+  local file = safetensors.open(path)
+  for _, param in ipairs(params) do
+    if param.part == "value" then
+      local name = param.role:gsub("^value", "value_head")
+      local info = file:info(name)
+      if not info or not same(info.shape, param.shape) then
+        error(("%s: %s: wanted shape %s, came %s"):format(path, name, show(param.shape),
+          info and show(info.shape) or "none"), 0)
+      end
+      core:set(param.role, file:get(name))
+    end
+  end
+  return true
+end
+
+---Begins the value head as torch's Linear does: uniform in +-1/sqrt(inputs).
+function M.init_value_head(core, params, seed)
+  local slice = require "rl4vlm.slice"
+  local inputs = {}
+  for _, param in ipairs(params) do
+    if param.part == "value" and #param.shape == 2 then
+      inputs[param.role:match("^(.*)%.")] = param.shape[2]
+    end
+  end
+  for _, param in ipairs(params) do
+    if param.part == "value" then
+      local scale = inputs[param.role:match("^(.*)%.")] ^ -0.5
+      core:set(param.role, slice.random(param.shape, "uniform", scale, seed or 0, param.role))
+    end
+  end
+end
+
+---Writes the value head beside a model or an adapter.
+function M.save_value_head(dir, core, params)
+  local tensors = {}
+  for _, param in ipairs(params) do
+    if param.part == "value" then
+      tensors[param.role:gsub("^value", "value_head")] = core:get(param.role)
+    end
+  end
+  if next(tensors) then
+    safetensors.write(dir .. "/" .. value_file, tensors, { format = "pt" })
+  end
+end
+
+return M

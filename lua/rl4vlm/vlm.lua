@@ -1,0 +1,452 @@
+-- vlm.lua - a vision-language model: load it, prompt it, score, generate, train, save.
+--
+-- The numbers are rl4vlm.core's; this file puts files, tokenizer, images and adapters around them.
+-- Token ids are data and count from 0.
+local adapter = require "rl4vlm.adapter"
+local checkpoint = require "rl4vlm.checkpoint"
+local core = require "rl4vlm.core"
+local fs = require "rl4vlm.fs"
+local generation = require "rl4vlm.generation"
+local json = require "rl4vlm.json"
+local memory = require "rl4vlm.memory"
+local model_name = require "rl4vlm.model_name"
+local pixel_cache = require "rl4vlm.pixel_cache"
+local processor = require "rl4vlm.processor"
+local safetensors = require "rl4vlm.safetensors"
+local suggest = require "rl4vlm.suggest"
+local tensor = require "rl4vlm.tensor"
+local tokenizer = require "rl4vlm.tokenizer"
+
+local M = {}
+
+---@class rl4vlm.Model
+---@field tokenizer rl4vlm.Tokenizer
+---@field processor rl4vlm.Processor
+---@field config table          config.json
+---@field arch table            the numbers of the model (src/vlm/arch.h)
+---@field eos integer[]         ids that end an answer
+---@field image_token integer   id that stands for one row of an image
+---@field image_tokens integer  rows of an image
+---@field dir string            folder that it was loaded from
+local Model = { __name = "rl4vlm.Model" }
+Model.__index = Model
+
+---@class rl4vlm.vlm.Options
+---@field device? "auto"|"cpu"|"cuda"  default "auto"
+---@field threads? integer             0: all
+---@field dtype? "fp32"|"bf16"|"fp16"  default: fp32 below a billion parameters, else as the files
+---@field adapter? string              folder of a LoRA adapter
+---@field lora? rl4vlm.lora.Options    a fresh adapter
+---@field train? string[]              parts whose weights learn: vision, connector, language, head
+---@field train_adapter? boolean       the loaded adapter learns
+---@field value_head? boolean
+---@field slots? integer               requests that generation runs at the same time
+---@field max_tokens? integer          prompt and answer of one sequence
+---@field max_rows? integer            rows of one micro-batch
+---@field recompute? boolean           keep only layer inputs for the backward pass
+---@field seed? integer                of what begins at random
+local known_options = { "device", "threads", "dtype", "adapter", "lora", "train", "train_adapter",
+  "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed" }
+
+local function check_options(options, known)
+  local set = {}
+  for _, name in ipairs(known) do
+    set[name] = true
+  end
+  for name in pairs(options) do
+    if not set[name] then
+      error(suggest.unknown("option", name, known), 3)
+    end
+  end
+end
+
+local stores = { fp32 = { store = "F32", round_x = false }, bf16 = { store = "BF16", round_x = true },
+  fp16 = { store = "F16", round_x = false } }
+
+-- How weights are kept: what is asked for, else fp32 for small models and 16 bits for large ones.
+local function pick_dtype(dtype, source)
+  if dtype then
+    if not stores[dtype] then
+      error(("dtype: wanted fp32, bf16 or fp16, came %s"):format(tostring(dtype)), 0)
+    end
+    return dtype
+  end
+  local size = source:size()
+  if size.elements < 1e9 then
+    return "fp32"
+  end
+  return (size.dtypes.F16 or 0) > (size.dtypes.BF16 or 0) and "fp16" or "bf16"
+end
+
+local block = 64 -- tokens of a cache block
+
+-- What core.new wants to know.
+local function core_options(options, source)
+  local train = {}
+  for _, part in ipairs(options.train or {}) do
+    train[part] = true
+  end
+  local learns = options.train ~= nil or options.lora ~= nil or options.train_adapter or false
+  train.value = learns and options.value_head or nil
+  local max_tokens = options.max_tokens or math.min(source.arch.text.max_positions, 2048)
+  local kind = stores[pick_dtype(options.dtype, source)]
+  local slots = options.slots or 0
+  return {
+    device = options.device ~= "auto" and options.device or nil, threads = options.threads,
+    store = kind.store, round_x = kind.round_x, train = train, value_head = options.value_head,
+    recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
+    kv_blocks = slots > 0 and slots * ((max_tokens + block - 1) // block + 1) or 0,
+  }, max_tokens
+end
+
+-- The adapter to put beside the base: a loaded one, a fresh one, or none.
+local function attach(self, options, opened)
+  if opened then
+    adapter.attach(opened, self.family, self.core, options.train_adapter or false)
+    return opened
+  elseif options.lora then
+    return adapter.create(self.family, self.core, options.lora, self.dir)
+  end
+end
+
+-- Sets every number: weights, adapter, value head.
+local function fill(self, options, init)
+  self.source:load(self.core, options.seed, init)
+  local a = self.adapter
+  if a and a.weights then
+    adapter.fill(a, self.core)
+    for role in pairs(a.whole) do
+      self.source.changed[role] = true
+    end
+  elseif a then
+    adapter.begin(a, self.core, options.lora.seed or options.seed)
+  end
+  if options.value_head then
+    local params = self.core:params()
+    local there = a and a.dir and checkpoint.load_value_head(a.dir, self.core, params)
+      or checkpoint.load_value_head(self.dir, self.core, params)
+    if not there then
+      checkpoint.init_value_head(self.core, params, options.seed)
+    end
+  end
+end
+
+local function read_template(dir)
+  local jinja = fs.read_file(dir .. "/chat_template.jinja")
+  if jinja then
+    return jinja
+  end
+  for _, file in ipairs { "chat_template.json", "tokenizer_config.json" } do
+    local object = json.decode(fs.read_file(dir .. "/" .. file) or "")
+    local template = type(object) == "table" and object.chat_template
+    if type(template) == "string" then
+      return template
+    end
+  end
+end
+
+-- Builds the model around an opened (or fresh) checkpoint.
+local function build(source, options, opened, init)
+  local self = setmetatable({ dir = source.dir, source = source, family = source.family,
+    config = source.config, arch = source.arch, eos = source.eos,
+    image_token = source.arch.image_token, image_tokens = source.arch.image_tokens }, Model)
+  local o, max_tokens = core_options(options, source)
+  self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
+  self.core = core.new(source.arch, o)
+  source:match(self.core:params())
+  self.adapter = attach(self, options, opened)
+  memory.check(self.core:plan(), o)
+  fill(self, options, init)
+  self.pixels_of = pixel_cache.new(function(image)
+    return self:make_pixels(image)
+  end)
+  return self
+end
+
+-- Tokenizer and processor are opened when they are first needed: requests in ids run without them.
+local lazy = {
+  tokenizer = function(self) return tokenizer.load(self.dir) end,
+  processor = function(self) return processor.load(self.dir) end,
+}
+
+function Model.__index(self, key)
+  local open = lazy[key]
+  if open then
+    local value = open(self)
+    rawset(self, key, value)
+    return value
+  end
+  return Model[key]
+end
+
+---Loads a model.
+---@param name string  a folder in Hugging Face's layout, a run, a run's checkpoint, or a built-in model
+---@param options? rl4vlm.vlm.Options
+---@return rl4vlm.Model
+function M.load(name, options)
+  options = options or {}
+  check_options(options, known_options)
+  local dir = model_name.resolve(name)
+  local opened = options.adapter and adapter.open(model_name.resolve(options.adapter))
+  if not fs.exists(dir .. "/config.json") then
+    opened = opened or adapter.open(dir)
+    dir = model_name.base_of(dir, opened.base)
+  end
+  return build(checkpoint.open(dir), options, opened)
+end
+
+local new_options = { "config", "files", "init", table.unpack(known_options) }
+
+---Makes a model from nothing: every tensor begins at random, from streams that hang on the seed and the
+---tensor's role alone.
+---
+---`config` is what config.json will hold; `files` a folder with tokenizer and processor files;
+---`init(role, shape)` may return "normal"|"uniform"|"constant" and a scale, a slice with the values, or
+---nothing for the family's rule.
+---@param options table  config, files, init, and those of load
+---@return rl4vlm.Model
+function M.new(options)
+  check_options(options, new_options)
+  return build(checkpoint.fresh(options.config, options.files), options, nil, options.init)
+end
+
+-- ---- prompts and images ----
+
+---Ids of a prompt with the family's image placeholder in it, each expanded to the rows of an image.
+---@param text string
+---@param images? table  list of images; their number must be that of the placeholders
+---@return integer[]
+function Model:prompt(text, images)
+  local ids, found = {}, 0
+  for _, id in ipairs(self.tokenizer:encode(text, { special = true })) do
+    if id == self.image_token then
+      found = found + 1
+      for _ = 1, self.image_tokens do
+        ids[#ids + 1] = id
+      end
+    else
+      ids[#ids + 1] = id
+    end
+  end
+  if images and found ~= #images then
+    error(("the prompt has %d image placeholders, but there are %d images"):format(found, #images), 0)
+  end
+  return ids
+end
+
+---Writes messages as a prompt with the family's chat template, and the generation prompt behind it.
+---@param messages table[]  Hugging Face's list form: {role =, content = TEXT or list of
+---{type = "text", text =} and {type = "image", image =}}
+---@return string text
+---@return table images  what stood under `image` (or path, url), in the order of the placeholders
+function Model:chat(messages)
+  if not self.write_chat then
+    local write, err = self.family.chat(read_template(self.dir))
+    if not write then
+      error(("%s: %s: write the prompt as text"):format(self.dir, err), 0)
+    end
+    self.write_chat = write
+  end
+  local text, items = self.write_chat(messages)
+  local images = {}
+  for i, item in ipairs(items) do
+    images[i] = item.image or item.path or item.url or item
+  end
+  return text, images
+end
+
+---The pixels that the tower sees of an image, as a slice (3, S, S); kept by the image's hash.
+---@param image rl4vlm.Image
+---@return userdata slice
+function Model:pixels(image)
+  return self.pixels_of(image)
+end
+
+function Model:make_pixels(image)
+  local width, height = self.processor:size(image)
+  local size = self.arch.vision.image_size
+  if width ~= size or height ~= size then
+    error(("%s: the processor makes images of %dx%d, the vision tower wants %dx%d"):format(self.dir, width, height,
+      size, size), 0)
+  end
+  return require("rl4vlm.slice").new { dtype = "F32", shape = { 3, size, size },
+    data = self.processor:pixels(image) }
+end
+
+local function pixels_of(self, images)
+  local list = {}
+  for i, image in ipairs(images or {}) do
+    list[i] = self:pixels(image)
+  end
+  return list
+end
+
+-- ---- scoring and learning ----
+
+---Scores answers.
+---
+---A sample is {ids = prompt, answer = ids, images = {...}}. Options: temperature (default 1), grad (keep for
+---backward), values, every_value, entropy, hidden, value_grad. The outputs are tensors: logprobs and
+---entropies (A) of all answers behind one another, values (N), hidden; and offsets: sample i owns
+---offsets[i] + 1 .. offsets[i + 1].
+---@param samples table[]
+---@param options? table
+---@return table
+function Model:score(samples, options)
+  local batch = {}
+  for i, sample in ipairs(samples) do
+    batch[i] = { ids = sample.ids, answer = sample.answer, pixels = pixels_of(self, sample.images) }
+  end
+  return self.core:score(batch, options)
+end
+
+---The untempered logits (T, V) behind every token of a sequence.
+---@return userdata slice
+function Model:logits(ids, images)
+  return self.core:logits(ids, pixels_of(self, images))
+end
+
+---A generator: requests in, replies out, as they finish.
+---@param options? rl4vlm.generation.Options
+---@return rl4vlm.Generator
+function Model:generator(options)
+  return generation.new(self, options)
+end
+
+---Drops all gradients.
+function Model:zero_grad()
+  self.core:zero_grad()
+end
+
+---Switches the adapter on or off; off is the base model.
+---@param on boolean
+function Model:lora_enable(on)
+  self.core:lora_enable(on)
+end
+
+---Bytes by what they are for.
+---@return table
+function Model:plan()
+  return self.core:plan()
+end
+
+---The most bytes in use at once so far.
+---@return integer
+function Model:peak_bytes()
+  return self.core:peak_bytes()
+end
+
+---Frees the model's memory at once.
+function Model:close()
+  self.core:close()
+end
+Model.__close = Model.close
+
+---@class rl4vlm.Optimizer  AdamW on everything that learns
+local Optimizer = { __name = "rl4vlm.Optimizer" }
+Optimizer.__index = Optimizer
+
+local optimizer_options = { "beta1", "beta2", "eps", "weight_decay" }
+
+---An AdamW optimiser over the model's trained parameters.
+---@param options? table  beta1 0.9, beta2 0.999, eps 1e-8, weight_decay 0
+---@return rl4vlm.Optimizer
+function Model:optimizer(options)
+  options = options or {}
+  check_options(options, optimizer_options)
+  return setmetatable({ model = self, options = options, steps = 0 }, Optimizer)
+end
+
+---One step, and the gradients are dropped.
+---@param how table  lr, value_lr (default: lr), max_norm (default: no clipping)
+---@return number grad_norm  before clipping
+function Optimizer:step(how)
+  local o = self.options
+  local norm = self.model.core:adamw { lr = how.lr, value_lr = how.value_lr, max_norm = how.max_norm,
+    step = self.steps + 1, beta1 = o.beta1, beta2 = o.beta2, eps = o.eps, weight_decay = o.weight_decay }
+  self.steps = self.steps + 1
+  self.model:zero_grad()
+  return norm
+end
+
+---Writes the state: moments of every trained parameter and the count of steps.
+---@param path string
+function Optimizer:save(path)
+  local tensors = {}
+  for _, param in ipairs(self.model.core:params()) do
+    if param.trained then
+      tensors["m." .. param.role] = self.model.core:get(param.role, "m")
+      tensors["v." .. param.role] = self.model.core:get(param.role, "v")
+    end
+  end
+  safetensors.write(path, tensors, { steps = tostring(self.steps) })
+end
+
+---Reads a state that save wrote for the same trained parameters.
+---@param path string
+function Optimizer:load(path)
+  local file = safetensors.open(path)
+  for _, param in ipairs(self.model.core:params()) do
+    if param.trained then
+      for _, of in ipairs { "m", "v" } do
+        local slice = file:get(of .. "." .. param.role)
+        if not slice then
+          error(("%s: wanted the state of %s, found none"):format(path, param.role), 0)
+        end
+        self.model.core:set(param.role, slice, of)
+      end
+    end
+  end
+  self.steps = math.tointeger(tonumber(file:metadata("steps"))) or 0
+end
+
+-- ---- saving ----
+
+---Writes the whole model as a folder in Hugging Face's layout, with the value head beside it. The folder
+---appears complete or not at all. Adapters are not merged: save_adapter writes them.
+---@param dir string
+---@param options? {dtype: "F32"|"BF16"|"F16"}  of the tensors; default: each as it came
+function Model:save(dir, options)
+  options = options or {}
+  check_options(options, { "dtype" })
+  checkpoint.write_folder(dir, function(temporary)
+    self.source:write_companions(temporary)
+    self.source:write_weights(temporary, self.core, options.dtype)
+    checkpoint.save_value_head(temporary, self.core, self.core:params())
+  end)
+end
+
+---Writes the adapter as a folder in PEFT's layout, with the value head beside it.
+---@param dir string
+function Model:save_adapter(dir)
+  if not self.adapter then
+    error("the model has no adapter to save", 2)
+  end
+  checkpoint.write_folder(dir, function(temporary)
+    adapter.save(temporary, self.adapter, self.core)
+    checkpoint.save_value_head(temporary, self.core, self.core:params())
+  end)
+end
+
+-- ---- parts by themselves ----
+
+---@class rl4vlm.ImageProcessor
+local ImageProcessor = {}
+ImageProcessor.__index = ImageProcessor
+
+---The array (3, H, W) that the vision tower sees of an image.
+---@param image rl4vlm.Image
+---@return rl4vlm.Tensor
+function ImageProcessor:pixels(image)
+  local width, height = self.raw:size(image)
+  return tensor.from_bytes(self.raw:pixels(image), { 3, height, width })
+end
+
+---The image processor of a model's folder.
+---@param dir string
+---@return rl4vlm.ImageProcessor
+function M.processor(dir)
+  return setmetatable({ raw = processor.load(dir) }, ImageProcessor)
+end
+
+return M
