@@ -47,6 +47,12 @@ function M.cpus() end
 ---@return integer
 function M.peak_rss() end
 
+---Calls `f` as the prompt does: Ctrl-C ends it, and an error gets a traceback.
+---@param f function
+---@return boolean ok
+---@return any ...  results, or the message
+function M.call(f, ...) end
+
 ---The word of `list` most like `word`, or nil where none is near: for "did you mean".
 ---@param word string
 ---@param list string[]

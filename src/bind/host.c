@@ -107,8 +107,8 @@ static int push_script_args(lua_State *L) {
     return n;
 }
 
-// Calls require(module)[entry](the value at `index`, the script's arguments as a list); its result is
-// the exit status.
+// Calls require(module)[entry](the value at `index`, the script's arguments as a list); its result
+// is the exit status.
 static int run_entry(lua_State *L, const char *module, const char *entry, int index) {
     int top = lua_gettop(L);
     lua_getglobal(L, "require");
@@ -171,8 +171,8 @@ static int run_module(lua_State *L, const char *name) {
     return run_entry(L, "rl4vlm.tool", "run", lua_gettop(L));
 }
 
+// Goes interactive with what the script returned, the value on top of the stack.
 static int interactive(lua_State *L) {
-    lua_pushnil(L);
     return run_entry(L, "rl4vlm.repl", "run", lua_gettop(L));
 }
 
@@ -189,6 +189,7 @@ static int run(lua_State *L, const host *h) {
     if (a->module) {
         return run_module(L, a->module);
     }
+    lua_pushnil(L);
     if (script && run_script(L, h) != LUA_OK) {
         return EXIT_FAILURE;
     }

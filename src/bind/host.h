@@ -15,8 +15,8 @@ int rv_host_main(int argc, char **argv);
 // ---- host_root.c ----
 
 /// The running program's path; the folder that holds lua/, envs/, recipes/ and models/: the source
-/// tree beside a build folder, ../share/rl4vlm of an installed program, or $RL4VLM_ROOT. "" when not
-/// found.
+/// tree beside a build folder, ../share/rl4vlm of an installed program, or $RL4VLM_ROOT. "" when
+/// not found.
 const char *rv_host_exe(lua_State *L);
 const char *rv_host_root(lua_State *L);
 

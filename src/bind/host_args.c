@@ -18,14 +18,25 @@ static int read_option(rv_host_args *a, char *const *argv, int i) {
         return 1;
     }
     switch (letter) {
-    case 'E': a->no_env = true; return bare;
-    case 'W': return bare;
-    case 'i': a->interactive = a->version = true; return bare;
-    case 'v': a->version = true; return bare;
-    case 'e': a->execute = true; break;
+    case 'E':
+        a->no_env = true;
+        return bare;
+    case 'W':
+        return bare;
+    case 'i':
+        a->interactive = a->version = true;
+        return bare;
+    case 'v':
+        a->version = true;
+        return bare;
+    case 'e':
+        a->execute = true;
+        break;
     case 'l':
-    case 'm': break;
-    default: return 0;
+    case 'm':
+        break;
+    default:
+        return 0;
     }
     // -e, -l, -m: the value stands in the same word or in the next
     const char *next = argv[i + 1];

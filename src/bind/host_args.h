@@ -7,7 +7,7 @@ typedef struct {
     bool version, interactive, no_env, execute; // -v (also by -i), -i, -E, -e
     bool help, versions;                        // -h or --help, --version: print and leave
     const char *module;                         // -m
-    int script; // index of the script, of -m's module, or argc: arg[0]
+    int script;  // index of the script, of -m's module, or argc: arg[0]
     int options; // index of the first argument that is no option of ours
 } rv_host_args;
 

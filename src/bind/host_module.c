@@ -1,4 +1,5 @@
-// host_module.c - rl4vlm.host: the machine, the clock and Ctrl-C, for Lua. Stubs: lua/meta/host.lua.
+// host_module.c - rl4vlm.host: the machine, the clock and Ctrl-C, for Lua. Stubs:
+// lua/meta/host.lua.
 #define _GNU_SOURCE // sched_getaffinity
 #include <errno.h>
 #include <sched.h>
@@ -96,12 +97,23 @@ static int host_clear_interrupt(lua_State *L) {
     return 0;
 }
 
-// host.defer_interrupt(on) -> what it was. While on, Ctrl-C raises nothing: long C calls return, and
-// the loop asks host.interrupted() where it can stop and save. A second Ctrl-C kills either way.
+// host.defer_interrupt(on) -> what it was. While on, Ctrl-C raises nothing: long C calls return,
+// and the loop asks host.interrupted() where it can stop and save. A second Ctrl-C kills either
+// way.
 static int host_defer_interrupt(lua_State *L) {
     luaL_checktype(L, 1, LUA_TBOOLEAN);
     lua_pushboolean(L, rv_host_defer_interrupt(lua_toboolean(L, 1)));
     return 1;
+}
+
+// host.call(f, ...) -> true and f's results, or false and a message with a traceback. Ctrl-C ends
+// it.
+static int host_call(lua_State *L) {
+    luaL_checkany(L, 1);
+    bool ok = rv_host_call(L, lua_gettop(L) - 1, LUA_MULTRET) == LUA_OK;
+    lua_pushboolean(L, ok);
+    lua_insert(L, 1);
+    return lua_gettop(L);
 }
 
 // host.nearest(word, list of words) -> the one most like it, or nil where none is
@@ -126,6 +138,7 @@ static int host_nearest(lua_State *L) {
 int luaopen_rv_host(lua_State *L);
 int luaopen_rv_host(lua_State *L) {
     static const luaL_Reg functions[] = {
+        {"call", host_call},
         {"clear_interrupt", host_clear_interrupt},
         {"clock", host_clock},
         {"cpus", host_cpus},

@@ -9,7 +9,7 @@
 
 #include "host.h"
 
-#define EXE "rl4vlm.exe"
+#define EXE  "rl4vlm.exe"
 #define ROOT "rl4vlm.root"
 
 static void set_registry(lua_State *L, const char *key, const char *value) {

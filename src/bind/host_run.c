@@ -56,7 +56,8 @@ int rv_host_call(lua_State *L, int narg, int nres) {
     lua_pushcfunction(L, message);
     lua_insert(L, base);
     // the handler serves once: a second Ctrl-C kills
-    struct sigaction ours = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+    struct sigaction ours = {.sa_handler = on_interrupt,
+                             .sa_flags = SA_RESTART | (int)SA_RESETHAND};
     struct sigaction before;
     lua_State *outer = running;
     running = L;

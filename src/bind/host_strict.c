@@ -3,7 +3,8 @@
 // Nobody knows whether a script is a recipe before it has returned. So while it loads, reads of
 // undeclared globals and assignments to new ones are only recorded; when it returns a recipe they
 // are one error that lists them all, and from then on each raises at once. A plain script never
-// notices. Code in Lua's own library folders (/usr/share/lua/5.4, ...) may probe globals as it likes.
+// notices. Code in Lua's own library folders (/usr/share/lua/5.4, ...) may probe globals as it
+// likes.
 #include <string.h>
 
 #include "host.h"
@@ -15,7 +16,8 @@ static const char *push_place(lua_State *L) {
     lua_Debug ar;
     bool ours = lua_getstack(L, 1, &ar) && lua_getinfo(L, "Sl", &ar) && ar.currentline > 0 &&
                 !strstr(ar.source, "/lua/5.4/");
-    return ours ? lua_pushfstring(L, "%s:%d", ar.short_src, ar.currentline) : lua_pushliteral(L, "");
+    return ours ? lua_pushfstring(L, "%s:%d", ar.short_src, ar.currentline)
+                : lua_pushliteral(L, "");
 }
 
 // Records or raises the use of global `name` (at stack index 2, any value). Upvalue 1: the list of
@@ -129,7 +131,8 @@ bool rv_host_globals_strict(lua_State *L) {
     lua_pushnil(L);
     set_guards(L, lua_absindex(L, -2));
     lua_pop(L, 1);
-    // the records as one message; table.concat would need the library that a script may have changed
+    // the records as one message; table.concat would need the library that a script may have
+    // changed
     lua_getfield(L, LUA_REGISTRYINDEX, GUARD ".records");
     lua_Integer n = (lua_Integer)lua_rawlen(L, -1);
     lua_pushliteral(L, "");
