@@ -269,6 +269,19 @@ static int stream_gc(lua_State *L) {
     return 0;
 }
 
+// tokenizer.train{...}: see lua/rl4vlm/tokenizer_trainer.lua
+static int tokenizer_train(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "rl4vlm.tokenizer_trainer");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "train"); // [options, module, train]
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 2);
+    return 2;
+}
+
 static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc) {
     if (luaL_newmetatable(L, name)) {
         lua_newtable(L); // [metatable, methods]
@@ -295,8 +308,10 @@ int luaopen_rv_tokenizer(lua_State *L) {
     static const luaL_Reg stream_methods[] = {
         {"push", stream_push}, {"finish", stream_finish}, {NULL, NULL}};
     static const luaL_Reg none[] = {{NULL, NULL}};
-    static const luaL_Reg functions[] = {
-        {"load", tokenizer_load}, {"parse", tokenizer_parse}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"load", tokenizer_load},
+                                         {"parse", tokenizer_parse},
+                                         {"train", tokenizer_train},
+                                         {NULL, NULL}};
     new_type(L, STREAM_MT, stream_methods, stream_gc);
     new_type(L, SCRATCH_MT, none, scratch_gc);
     new_type(L, TOKENIZER_MT, methods, tokenizer_gc);
