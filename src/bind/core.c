@@ -196,7 +196,8 @@ static bool same_shape(const rv_param_info *p, const rv_slice *s) {
 
 // m:set(role, slice [, of])
 static int model_set(lua_State *L) {
-    rv_vlm *m = rv_core_check(L, 1);
+    rv_core *c = rv_core_shared(L, 1);
+    rv_vlm *m = c->m;
     int64_t i = check_role(L, m, 2);
     rv_of of = check_of(L, 4);
     const rv_slice *s = rv_slice_check(L, 3);
@@ -215,6 +216,7 @@ static int model_set(lua_State *L) {
     if (rv_vlm_param_set(m, i, of, s->data, s->type, &e) != RV_OK) {
         return rv_bind_raise(L, &e);
     }
+    c->live = of == RV_OF_PARAM ? NULL : c->live; // a score of other weights is void
     return 0;
 }
 
@@ -281,7 +283,8 @@ static lua_Number option(lua_State *L, const char *key, lua_Number otherwise) {
 static int model_adamw(lua_State *L) {
     static const char *const known[] = {"lr",  "step",         "value_lr", "beta1", "beta2",
                                         "eps", "weight_decay", "max_norm", NULL};
-    rv_vlm *m = rv_core_check(L, 1);
+    rv_core *c = rv_core_shared(L, 1);
+    rv_vlm *m = c->m;
     luaL_checktype(L, 2, LUA_TTABLE);
     rv_bind_check_keys(L, 2, known);
     lua_getfield(L, 2, "step");
@@ -301,6 +304,7 @@ static int model_adamw(lua_State *L) {
     if (rv_vlm_adamw(m, &how, (float)value_lr, &e) != RV_OK) {
         return rv_bind_raise(L, &e);
     }
+    c->live = NULL; // a score of the weights before is void
     lua_pushnumber(L, norm);
     return 1;
 }
@@ -319,6 +323,7 @@ int luaopen_rv_core(lua_State *L) {
         {"zero_grad", model_zero_grad},
         {"grad_norm", model_grad_norm},
         {"adamw", model_adamw},
+        {"score", rv_core_score},
         {"logits", rv_core_logits},
         {"close", core_close},
         {"__gc", core_close},
