@@ -35,6 +35,9 @@ int rv_team(const rv_ctx *c, int64_t total);
 typedef void rv_team_fn(void *arg, int tid, int team);
 void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg);
 
+/// Cuts (rows, cols) units of work into a grid of at most `team` pieces whose largest is smallest.
+void rv_grid(int team, int64_t rows, int64_t cols, int *row_parts, int *col_parts);
+
 static inline void *rv_work(const rv_ctx *c, int tid) {
     return c->work + (size_t)tid * RV_WORK_BYTES;
 }

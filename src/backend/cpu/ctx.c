@@ -145,6 +145,19 @@ void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg) {
     }
 }
 
+void rv_grid(int team, int64_t rows, int64_t cols, int *row_parts, int *col_parts) {
+    int64_t best = INT64_MAX;
+    for (int r = 1; r <= team; r++) {
+        int c = team / r;
+        int64_t most = ((rows + r - 1) / r) * ((cols + c - 1) / c);
+        if (most < best) {
+            best = most;
+            *row_parts = r;
+            *col_parts = c;
+        }
+    }
+}
+
 typedef struct {
     rv_range_fn *fn;
     void *arg;

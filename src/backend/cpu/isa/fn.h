@@ -62,3 +62,11 @@ RV_INLINE float fn_phi(float x) {
     float tail = 0.5f * fn_exp(-0.5f * x * x) * t * p;
     return x < 0 ? tail : 1.0f - tail;
 }
+
+/// The bits of x rounded to bf16 (nearest, ties to even), in the upper half; NaN stays NaN.
+RV_INLINE uint32_t fn_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    uint32_t rounded = (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
+    return (u & 0x7fffffffu) > 0x7f800000u ? (u & 0xffff0000u) | 0x400000u : rounded;
+}

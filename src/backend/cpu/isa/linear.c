@@ -1,13 +1,21 @@
-// linear.c - linear layers: forward, dX and dW on packed weights.
+// linear.c - linear layers: y = x W^T and dX = dY W on packed weights, with what stands around
+// them.
 //
 // Work is cut into a grid of row ranges and ranges of 32-column panels, one piece a thread; every
-// output element is computed whole on one thread.
+// output element is computed whole on one thread. Inside a piece, blocks of rows pass over one
+// panel, STEPS of its steps at a time, so that both stay in the first caches; the sums wait in
+// memory in between, which costs no bits.
 #include "isa.h"
 #include "tile.h"
 
 #include "act.h"
 
-enum { ROWS = 96 }; // rows that pass over one panel while it is in the cache
+enum {
+    ROWS = 96,                // at most in a block
+    STEPS = 128,              // of a panel at a time: 16 KiB
+    BLOCK_BYTES = 256 * 1024, // of a block's activations
+    WIDEN_ROWS = 8            // from here on 16-bit panels are widened once for all rows
+};
 
 static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {
     tile_block(B_BF16, t, rows, RV_PANEL);
@@ -38,6 +46,9 @@ static product backward_of(const rv_weight *w, rv_dev dy) {
     return (product){rv_f32(dy), (const char *)w->dx.addr, w->k, w->n, w->store, rv_paired(w)};
 }
 
+// Steps as the panels hold them.
+static int64_t steps_of(const product *g) { return g->paired ? (g->k + 1) / 2 * 2 : g->k; }
+
 // What happens to the sums on their way to y.
 typedef struct {
     product main, lora; // lora.panels NULL: none
@@ -53,67 +64,139 @@ typedef struct {
 // Rounds rows of activations to bf16 in the form that pair_fma reads; odd k are padded with zero.
 static void round_rows(pair_t *dst, const float *x, int64_t rows, int64_t k) {
     int64_t pairs = (k + 1) / 2;
-    for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < pairs; j++) {
-            const float *p = x + i * k + 2 * j;
-            uint32_t even = rv_f32_to_bf16(p[0]);
-            uint32_t odd = 2 * j + 1 < k ? rv_f32_to_bf16(p[1]) : 0;
-            pair_t *d = dst + (i * pairs + j) * PAIR_WIDTH;
+    for (int64_t i = 0; i < rows; i++, x += k, dst += pairs * PAIR_WIDTH) {
 #if PAIR_WIDTH == 1
-            *d = odd << 16 | even;
+        for (int64_t j = 0; j < k / 2; j++) {
+            dst[j] = fn_bf16(x[2 * j + 1]) | fn_bf16(x[2 * j]) >> 16;
+        }
+        if (k % 2) {
+            dst[k / 2] = fn_bf16(x[k - 1]) >> 16;
+        }
 #else
-            d[0] = rv_bf16_to_f32((uint16_t)even);
-            d[1] = rv_bf16_to_f32((uint16_t)odd);
+        for (int64_t j = 0; j < k; j++) {
+            dst[j] = fn_bits((int32_t)fn_bf16(x[j]));
+        }
+        if (k % 2) {
+            dst[k] = 0;
+        }
 #endif
+    }
+}
+
+// Steps s0.. of a 16-bit panel as floats. Of pairs the odd step comes first, as pair_fma adds them.
+static void widen(float *dst, const product *g, const void *panel, int64_t s0, int64_t steps) {
+    const uint16_t *src = (const uint16_t *)panel + s0 * RV_PANEL;
+    if (g->paired) {
+        for (int64_t s = 0; s < steps; s += 2) {
+            for (int j = 0; j < RV_PANEL; j++) {
+                uint32_t pair;
+                memcpy(&pair, src + s * RV_PANEL + 2 * j, sizeof pair);
+                dst[s * RV_PANEL + j] = fn_bits((int32_t)(pair & 0xffff0000u));
+                dst[(s + 1) * RV_PANEL + j] = fn_bits((int32_t)(pair << 16));
+            }
+        }
+        return;
+    }
+    for (int64_t i = 0; i < steps * RV_PANEL; i += VL) {
+        vstore(dst + i, g->store == RV_BF16 ? vload_bf16(src + i) : vload_f16(src + i));
+    }
+}
+
+// The panel's steps s0.. as they are stored.
+static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
+    t->b = panel + (size_t)(s0 * RV_PANEL) * rv_dtype_size(g->store);
+    if (g->paired) {
+        t->a = (const pair_t *)t->a + s0 / 2 * PAIR_WIDTH;
+        t->at = PAIR_WIDTH;
+        t->steps /= 2;
+        tile_pair(t, rows);
+        return;
+    }
+    t->a = (const float *)t->a + s0;
+    if (g->store == RV_F32) {
+        tile_f32(t, rows, RV_PANEL);
+    } else if (g->store == RV_BF16) {
+        tile_bf16(t, rows);
+    } else {
+        tile_f16(t, rows);
+    }
+}
+
+// The same through a widened copy.
+static void tile_widened(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
+    _Alignas(64) float wide[STEPS * RV_PANEL];
+    widen(wide, g, panel, s0, t->steps);
+    t->a = (const float *)t->a + s0;
+    t->b = wide;
+    tile_f32(t, rows, RV_PANEL);
+}
+
+// c (rows, 32), rows ldc apart = rows row0.. of x times panel p; `rounded` holds those rows when
+// paired. With widened pairs they are in swapped order, see swap_pairs.
+static void product_tile(const product *g, float *c, int64_t ldc, const void *rounded, bool wide,
+                         int64_t row0, int64_t rows, int64_t p) {
+    int64_t all = steps_of(g);
+    const char *panel = g->panels + (size_t)(p * RV_PANEL * all) * rv_dtype_size(g->store);
+    for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += STEPS) {
+        tile t = {.c = c,
+                  .ldc = ldc,
+                  .a = g->x + row0 * g->k,
+                  .ar = g->k,
+                  .at = 1,
+                  .ldb = RV_PANEL,
+                  .steps = all - s0 < STEPS ? all - s0 : STEPS,
+                  .load = s0 > 0};
+        if (g->paired) {
+            t.a = rounded;
+            t.ar = all / 2 * PAIR_WIDTH;
+        }
+        if (wide) {
+            tile_widened(&t, g, panel, s0, rows);
+        } else {
+            tile_stored(&t, g, panel, s0, rows);
         }
     }
 }
 
-// sums (rows, 32) = rows row0.. of x times panel p; `rounded` holds those rows when paired.
-static void product_tile(const product *g, float *sums, const pair_t *rounded, int64_t row0,
-                         int64_t rows, int64_t p) {
-    tile t = {.c = sums,
-              .ldc = RV_PANEL,
-              .a = g->x + row0 * g->k,
-              .ar = g->k,
-              .at = 1,
-              .ldb = RV_PANEL,
-              .steps = g->k};
-    size_t panel = (size_t)(p * RV_PANEL) * rv_dtype_size(g->store);
-    t.b = g->panels + panel * (size_t)g->k;
+// True when a block of this many rows goes through widened copies.
+static bool widens(const product *g, int64_t rows) {
+    return g->store != RV_F32 && rows >= WIDEN_ROWS && !(g->paired && PAIR_WIDTH == 1);
+}
+
+#if PAIR_WIDTH == 2
+// Puts the odd step of each pair first, as `widen` does.
+static void swap_pairs(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 2) {
+        float even = x[i];
+        x[i] = x[i + 1];
+        x[i + 1] = even;
+    }
+}
+#endif
+
+// Brings rows of x into the form that the product reads: nothing, or rounded pairs in `work`.
+static void prepare_rows(const product *g, pair_t *work, int64_t row0, int64_t rows) {
     if (g->paired) {
-        t.steps = (g->k + 1) / 2;
-        t.b = g->panels + panel * (size_t)(t.steps * 2);
-        t.a = rounded;
-        t.ar = t.steps * PAIR_WIDTH;
-        t.at = PAIR_WIDTH;
-        tile_pair(&t, rows);
-    } else if (g->store == RV_F32) {
-        tile_f32(&t, rows, RV_PANEL);
-    } else if (g->store == RV_BF16) {
-        tile_bf16(&t, rows);
-    } else {
-        tile_f16(&t, rows);
+        round_rows(work, g->x + row0 * g->k, rows, g->k);
+#if PAIR_WIDTH == 2
+        if (widens(g, rows)) {
+            swap_pairs(work, rows * steps_of(g));
+        }
+#endif
     }
 }
 
-// y = act(scale * (sums + lora_scale * lora) + bias) + residual, n <= 32 columns of one row.
+// y = act(scale (sums + lora_scale lora) + bias) + residual, n <= 32 columns of one row.
 static void finish_row(const job *b, int64_t row, int64_t col, int64_t n, float *s,
                        const float *lora) {
-    if (lora) {
-        for (int64_t j = 0; j < n; j++) {
-            s[j] = __builtin_fmaf(b->lora_scale, lora[j], s[j]);
-        }
+    for (int64_t j = 0; lora && j < n; j++) {
+        s[j] = __builtin_fmaf(b->lora_scale, lora[j], s[j]);
     }
-    if (b->scale != 1) {
-        for (int64_t j = 0; j < n; j++) {
-            s[j] *= b->scale;
-        }
+    for (int64_t j = 0; b->scale != 1 && j < n; j++) {
+        s[j] *= b->scale;
     }
-    if (b->bias) {
-        for (int64_t j = 0; j < n; j++) {
-            s[j] += b->bias[col + j];
-        }
+    for (int64_t j = 0; b->bias && j < n; j++) {
+        s[j] += b->bias[col + j];
     }
     int64_t at = row * b->main.n + col;
     if (b->pre) {
@@ -122,53 +205,56 @@ static void finish_row(const job *b, int64_t row, int64_t col, int64_t n, float 
     if (b->act != RV_ACT_NONE) {
         act_run(b->act, s, s, n);
     }
-    if (b->residual) {
-        for (int64_t j = 0; j < n; j++) {
-            s[j] += b->residual[at + j];
-        }
+    for (int64_t j = 0; b->residual && j < n; j++) {
+        s[j] += b->residual[at + j];
     }
     memcpy(b->y + at, s, (size_t)n * sizeof *s);
 }
 
-// Rows that fit the rounding workspace of one thread.
+static bool is_plain(const job *b) {
+    return !b->lora.panels && b->scale == 1 && !b->bias && !b->pre && b->act == RV_ACT_NONE &&
+           !b->residual;
+}
+
+static int64_t work_per_row(const product *g) {
+    return g->panels && g->paired ? steps_of(g) / 2 * PAIR_WIDTH * (int64_t)sizeof(pair_t) : 0;
+}
+
+// Rows of a block: what the second cache and the rounding workspace hold, in whole tiles.
 static int64_t block_rows(const job *b) {
-    int64_t bytes = 0;
-    const product *g[2] = {&b->main, &b->lora};
-    for (int i = 0; i < 2; i++) {
-        if (g[i]->panels && g[i]->paired) {
-            bytes += ((g[i]->k + 1) / 2 * PAIR_WIDTH + 1) * (int64_t)sizeof(pair_t);
-        }
-    }
-    int64_t rows = bytes ? RV_WORK_BYTES / bytes : ROWS;
-    RV_ASSERT(rows > 0);
-    return rows < ROWS ? rows : ROWS;
+    int64_t rows = BLOCK_BYTES / ((b->main.k + 1) * (int64_t)sizeof(float)) / MR * MR;
+    rows = rows < 2 * MR ? 2 * MR : rows > ROWS ? ROWS : rows;
+    int64_t work = work_per_row(&b->main) + work_per_row(&b->lora);
+    RV_ASSERT(work <= RV_WORK_BYTES);
+    return work > 0 && RV_WORK_BYTES / work < rows ? RV_WORK_BYTES / work : rows;
 }
 
 static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, int64_t p0,
                       int64_t p1) {
     _Alignas(64) float sums[ROWS * RV_PANEL], lora[ROWS * RV_PANEL];
-    pair_t *lora_work = work;
-    if (b->main.paired) {
-        round_rows(work, b->main.x + row0 * b->main.k, rows, b->main.k);
-        lora_work = work + rows * ((b->main.k + 1) / 2) * PAIR_WIDTH;
-    }
-    if (b->lora.panels && b->lora.paired) {
-        round_rows(lora_work, b->lora.x + row0 * b->lora.k, rows, b->lora.k);
+    const bool two = b->lora.panels != NULL, plain = is_plain(b);
+    const bool wide = widens(&b->main, rows), wide_lora = two && widens(&b->lora, rows);
+    pair_t *lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t);
+    prepare_rows(&b->main, work, row0, rows);
+    if (two) {
+        prepare_rows(&b->lora, lora_work, row0, rows);
     }
     for (int64_t p = p0; p < p1; p++) {
-        product_tile(&b->main, sums, work, row0, rows, p);
-        if (b->lora.panels) {
-            product_tile(&b->lora, lora, lora_work, row0, rows, p);
-        }
         int64_t col = p * RV_PANEL, n = b->main.n - col < RV_PANEL ? b->main.n - col : RV_PANEL;
+        if (plain && n == RV_PANEL) {
+            product_tile(&b->main, b->y + row0 * b->main.n + col, b->main.n, work, wide, row0, rows,
+                         p);
+            continue;
+        }
+        product_tile(&b->main, sums, RV_PANEL, work, wide, row0, rows, p);
+        if (two) {
+            product_tile(&b->lora, lora, RV_PANEL, lora_work, wide_lora, row0, rows, p);
+        }
         for (int64_t i = 0; i < rows; i++) {
-            finish_row(b, row0 + i, col, n, sums + i * RV_PANEL,
-                       b->lora.panels ? lora + i * RV_PANEL : NULL);
+            finish_row(b, row0 + i, col, n, sums + i * RV_PANEL, two ? lora + i * RV_PANEL : NULL);
         }
     }
 }
-
-static void job_part(void *arg, int tid, int team);
 
 typedef struct {
     const job *b;
@@ -190,23 +276,10 @@ static void job_part(void *arg, int tid, int team) {
     }
 }
 
-// Chooses the grid whose largest piece is smallest.
-static void split(job *b, int team) {
-    int64_t panels = rv_panels(b->main.n), units = (b->m + MR - 1) / MR, best = INT64_MAX;
-    for (int rows = 1; rows <= team; rows++) {
-        int cols = team / rows;
-        int64_t most = ((units + rows - 1) / rows) * ((panels + cols - 1) / cols);
-        if (most < best) {
-            best = most;
-            b->row_parts = rows;
-            b->panel_parts = cols;
-        }
-    }
-}
-
 static void run_job(rv_ctx *c, job *b) {
     int64_t k = b->main.k + (b->lora.panels ? b->lora.k : 0);
-    split(b, rv_team(c, b->m * b->main.n * k));
+    rv_grid(rv_team(c, b->m * b->main.n * k), (b->m + MR - 1) / MR, rv_panels(b->main.n),
+            &b->row_parts, &b->panel_parts);
     rv_together(c, b->row_parts * b->panel_parts, job_part, &(job_call){b, c});
 }
 
@@ -245,76 +318,4 @@ void ISA(rv_linear_dx)(rv_ctx *c, rv_dev dx, rv_dev dy, int64_t m, const rv_line
         b.lora_scale = 1;
     }
     run_job(c, &b);
-}
-
-// ---- dW ----
-
-typedef struct {
-    const rv_ctx *c;
-    float *dw, *db;
-    const float *dy, *x;
-    float scale;
-    int64_t m, n, k;
-} dw_args;
-
-enum { STEPS = 1024 }; // rows of dY copied at a time
-
-// dy rows m0.. of one panel as (steps, 32), times scale, padded with zeros.
-static void copy_panel(float *dst, const dw_args *a, int64_t m0, int64_t steps, int64_t col) {
-    int64_t n = a->n - col < RV_PANEL ? a->n - col : RV_PANEL;
-    for (int64_t i = 0; i < steps; i++) {
-        const float *src = a->dy + (m0 + i) * a->n + col;
-        for (int64_t j = 0; j < n; j++) {
-            dst[i * RV_PANEL + j] = src[j] * a->scale;
-        }
-        for (int64_t j = n; j < RV_PANEL; j++) {
-            dst[i * RV_PANEL + j] = 0;
-        }
-    }
-}
-
-static void dw_panels(void *arg, int64_t lo, int64_t hi, int tid) {
-    const dw_args *a = arg;
-    float *b = rv_work(a->c, tid);
-    for (int64_t p = lo; p < hi; p++) {
-        int64_t col = p * RV_PANEL, n = a->n - col < RV_PANEL ? a->n - col : RV_PANEL;
-        for (int64_t m0 = 0; m0 < a->m; m0 += STEPS) {
-            int64_t steps = a->m - m0 < STEPS ? a->m - m0 : STEPS;
-            copy_panel(b, a, m0, steps, col);
-            tile t = {.c = a->dw + col * a->k,
-                      .ldc = RV_PANEL,
-                      .a = a->x + m0 * a->k,
-                      .ar = 1,
-                      .at = a->k,
-                      .b = b,
-                      .ldb = RV_PANEL,
-                      .steps = steps,
-                      .load = true};
-            tile_f32(&t, a->k, RV_PANEL);
-            for (int64_t i = 0; a->db && i < steps; i++) {
-                for (int64_t j = 0; j < n; j++) {
-                    a->db[col + j] += b[i * RV_PANEL + j];
-                }
-            }
-        }
-    }
-}
-
-static void run_dw(rv_ctx *c, dw_args a) {
-    if (a.m > 0) {
-        rv_for(c, rv_panels(a.n), a.m * a.k * RV_PANEL, 1, dw_panels, &a);
-    }
-}
-
-void ISA(rv_linear_dw)(rv_ctx *c, rv_dev dw, rv_dev db, rv_dev dy, rv_dev x, int64_t m,
-                       const rv_weight *w) {
-    run_dw(c, (dw_args){c, rv_f32(dw), rv_f32(db), rv_f32(dy), rv_f32(x), 1, m, w->n, w->k});
-}
-
-void ISA(rv_lora_dw)(rv_ctx *c, rv_dev da, rv_dev db, rv_dev dy, rv_dev x, rv_dev lora_g, int64_t m,
-                     const rv_linear *l) {
-    const rv_weight *a = l->lora->a, *b = l->lora->b;
-    run_dw(c, (dw_args){c, rv_f32(da), NULL, rv_f32(lora_g), rv_f32(x), 1, m, a->n, a->k});
-    run_dw(c, (dw_args){c, rv_f32(db), NULL, rv_f32(dy), rv_f32(l->lora_h), l->lora->scale, m, b->n,
-                        b->k});
 }

@@ -26,9 +26,8 @@ typedef struct {
     bool load; // start from C instead of zero
 } tile;
 
-// Columns of one register tile.
-#define NV 2
-#define NC (NV * VL)
+// A register tile is MR rows by NC columns; sums of pairs need more registers beside it.
+#define NC (2 * VL)
 #if VL == 16
 #define MR 12
 #else
@@ -67,91 +66,122 @@ RV_INLINE vf pair_fma(const pair_t *a, vu b, vf acc) {
 #endif
 }
 
-RV_INLINE void tile_steps_pair(const int mr, vf acc[][NV], const tile *t, const pair_t *a,
-                               int64_t col) {
+// Strides of up to 12 rows from few base pointers: fewer registers than one a row.
+#define ROW(i) (((i) / 4 == 0 ? a0 : (i) / 4 == 1 ? a1 : a2) + (i) % 4 * ar)
+
+RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][4], const tile *t, const pair_t *a0,
+                          int64_t col) {
     const uint32_t *b = (const uint32_t *)t->b + col;
+    const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
+    const pair_t *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
     for (int64_t s = 0; s < t->steps; s++) {
-        vu bv[NV];
+        vu bv[4];
         RV_UNROLL
-        for (int v = 0; v < NV; v++) {
-            memcpy(&bv[v], b + s * t->ldb + v * VL, sizeof bv[v]);
+        for (int v = 0; v < nv; v++) {
+            memcpy(&bv[v], b + s * ldb + v * VL, sizeof bv[v]);
         }
         RV_UNROLL
         for (int i = 0; i < mr; i++) {
             RV_UNROLL
-            for (int v = 0; v < NV; v++) {
-                acc[i][v] = pair_fma(a + i * t->ar + s * t->at, bv[v], acc[i][v]);
+            for (int v = 0; v < nv; v++) {
+                acc[i][v] = pair_fma(ROW(i) + s * at, bv[v], acc[i][v]);
             }
         }
     }
 }
 
-RV_INLINE void tile_steps(const int mr, const tile_kind kind, vf acc[][NV], const tile *t,
-                          const float *a, int64_t col) {
+RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, vf acc[][4],
+                            const tile *t, const float *a0, int64_t col) {
     const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
+    const float *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
     for (int64_t s = 0; s < t->steps; s++) {
-        vf bv[NV];
+        vf bv[4];
         RV_UNROLL
-        for (int v = 0; v < NV; v++) {
+        for (int v = 0; v < nv; v++) {
             bv[v] = load_b(kind, t->b, s * ldb + col + v * VL);
         }
         RV_UNROLL
         for (int i = 0; i < mr; i++) {
-            vf av = vsplat(a[i * ar + s * at]);
+            vf av = vsplat(ROW(i)[s * at]);
             RV_UNROLL
-            for (int v = 0; v < NV; v++) {
+            for (int v = 0; v < nv; v++) {
                 acc[i][v] = vfma(av, bv[v], acc[i][v]);
             }
         }
     }
 }
 
-// mr rows, NC columns; mr and kind are constants of each inlined copy.
-RV_INLINE void tile_one(const int mr, const tile_kind kind, const tile *t, int64_t row,
-                        int64_t col) {
-    vf acc[MR][NV];
+// mr rows, nv vectors of columns; mr, nv and kind are constants of each inlined copy.
+RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const tile *t,
+                        int64_t row, int64_t col) {
+    vf acc[MR][4];
     float *c = t->c + row * t->ldc + col;
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
         RV_UNROLL
-        for (int v = 0; v < NV; v++) {
+        for (int v = 0; v < nv; v++) {
             acc[i][v] = t->load ? vload(c + i * t->ldc + v * VL) : (vf){0};
         }
     }
     if (kind == B_PAIR) {
-        tile_steps_pair(mr, acc, t, (const pair_t *)t->a + row * t->ar, col);
+        steps_pair(mr, nv, acc, t, (const pair_t *)t->a + row * t->ar, col);
     } else {
-        tile_steps(mr, kind, acc, t, (const float *)t->a + row * t->ar, col);
+        steps_single(mr, nv, kind, acc, t, (const float *)t->a + row * t->ar, col);
     }
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
         RV_UNROLL
-        for (int v = 0; v < NV; v++) {
+        for (int v = 0; v < nv; v++) {
             vstore(c + i * t->ldc + v * VL, acc[i][v]);
         }
     }
 }
 
-// Any number of rows; columns a multiple of NC (32 always is).
-RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int64_t cols) {
-    for (int64_t col = 0; col < cols; col += NC) {
-        int64_t row = 0;
+// Full-height tiles of rows below `row`; returns the first row left over.
+RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col) {
+    int64_t row = 0;
+    if (kind != B_PAIR || PAIR_WIDTH == 1) {
         for (; row + MR <= rows; row += MR) {
-            tile_one(MR, kind, t, row, col);
+            tile_one(MR, 2, kind, t, row, col);
         }
+    }
 #if MR > 8
-        for (; row + 8 <= rows; row += 8) {
-            tile_one(8, kind, t, row, col);
-        }
+    for (; row + 8 <= rows; row += 8) {
+        tile_one(8, 2, kind, t, row, col);
+    }
 #endif
-        for (; row + 4 <= rows; row += 4) {
-            tile_one(4, kind, t, row, col);
+    for (; row + 4 <= rows; row += 4) {
+        tile_one(4, 2, kind, t, row, col);
+    }
+    return row;
+}
+
+// Any number of rows; columns a multiple of NC.
+RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int64_t cols) {
+    int64_t rest = 0;
+    for (int64_t col = 0; col < cols; col += NC) {
+        rest = tile_column(kind, t, rows, col);
+    }
+    // One to three rows: more columns at once keep enough chains in flight.
+    const bool wide = kind != B_PAIR && VL < 16 && cols % (2 * NC) == 0;
+    for (int64_t col = 0; wide && col < cols; col += 2 * NC) {
+        switch (rows - rest) {
+        case 3:
+            tile_one(3, 4, kind, t, rest, col);
+            break;
+        case 2:
+            tile_one(2, 4, kind, t, rest, col);
+            break;
+        case 1:
+            tile_one(1, 4, kind, t, rest, col);
+            break;
+        default:
+            break;
         }
-        for (; row + 2 <= rows; row += 2) {
-            tile_one(2, kind, t, row, col);
-        }
-        for (; row < rows; row++) {
-            tile_one(1, kind, t, row, col);
+    }
+    for (int64_t col = 0; !wide && col < cols; col += NC) {
+        for (int64_t row = rest; row < rows; row++) {
+            tile_one(1, 2, kind, t, row, col);
         }
     }
 }

@@ -48,10 +48,8 @@ RV_INLINE vf vload(const float *p) {
 
 RV_INLINE void vstore(float *p, vf v) { memcpy(p, &v, sizeof v); }
 
-RV_INLINE vf vsplat(float x) {
-    vf v = {0};
-    return v + x;
-}
+// Subtracting zero changes nothing, -0 included, and compiles to a broadcast.
+RV_INLINE vf vsplat(float x) { return x - (vf){0}; }
 
 /// a * b + c, rounded once.
 RV_INLINE vf vfma(vf a, vf b, vf c) {
