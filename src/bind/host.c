@@ -172,9 +172,7 @@ static int run_module(lua_State *L, const char *name) {
 }
 
 // Goes interactive with what the script returned, the value on top of the stack.
-static int interactive(lua_State *L) {
-    return run_entry(L, "rl4vlm.repl", "run", lua_gettop(L));
-}
+static int interactive(lua_State *L) { return run_entry(L, "rl4vlm.repl", "run", lua_gettop(L)); }
 
 // Runs what the command line asks for. Returns the exit status.
 static int run(lua_State *L, const host *h) {

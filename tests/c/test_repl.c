@@ -157,7 +157,7 @@ static void completes(void **state) {
     expect(t, "words.alpha");
     send_keys(t, "p\t\n");
     expect(t, "\n1\r\n");
-    type(t, "('' .. type(require \"rl4vlm.f\t\"))\n");
+    type(t, "('' .. type(require \"rl4vlm.complet\t\"))\n");
     expect(t, "table");
     type(t, "r = require(\"rl4vlm.rng\").new(1)\n");
     type(t, "r:unif\t) < 1\n");
