@@ -1,0 +1,43 @@
+-- Points24: read four cards and write, token by token, a formula of all four that equals 24.
+local rl = require "rl4vlm"
+
+return rl.recipe {
+  name = "points24",
+  env = { "points24", rules = "intended" },
+  model = "cardling", -- the built-in model, or the folder of a checkpoint
+
+  -- What never changes stands before the image: the cache shares it between steps.
+  prompt = rl.prompt [[
+You are playing a card game in which a formula is written step by step. The picture shows four playing
+cards and, below them, the formula so far. An ace counts as 1; jack, queen and king count as 10. Use the
+number of each card exactly once, join them by "+", "-", "*", "/" and parentheses, so that the value of
+the formula is 24, and end it with "=". A number that is not on the table, or was used before, costs a
+point; where no formula exists, end at once. Choose the next piece of the formula. Legal actions:
+{actions}. First read the cards, then copy the formula, then plan the rest of it, then act. Your answer
+should be a valid JSON object in the following format: {format}
+{image}
+Current formula: {formula}]],
+
+  answer = rl.json_answer {
+    "cards", "formula", "thoughts", "action",
+    hints = { cards = "[a, b, c, d]" },
+    reads = { "cards" },
+  },
+  thought_weight = 0.5, -- lambda in log pi = lambda * thought + action
+
+  sampling = { temperature = 0.2 },
+  algorithm = rl.ppo { gamma = 0.9, gae_lambda = 0.95, clip = 0.1, epochs = 4, minibatch = 128 },
+  schedule = { env_steps = 15000, rollout = 1024, lr = rl.cosine(1e-5, 1e-9) },
+
+  by_model = {
+    cardling = {
+      sampling = { temperature = 0.5, max_new_tokens = 96 },
+      algorithm = { epochs = 2, minibatch = 64, clip = 0.2, value_grad = 0.1 },
+      schedule = {
+        env_steps = 6144, rollout = 512, lr = rl.cosine(5e-5, 1e-6), value_lr = 3e-4,
+        eval_every = 0, eval_episodes = 200,
+      },
+      sft = { samples = 50000, batch = 32, lr = rl.cosine(7e-4, 1e-6) },
+    },
+  },
+}
