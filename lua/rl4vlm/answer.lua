@@ -16,8 +16,9 @@ local OPTIONS = { cot = "boolean", parse = "string", hints = "table", reads = "t
 ---Makes an answer format: a JSON object with these keys in order, "action" last.
 ---
 ---Options stand in the same table: `cot = false` leaves only "action"; `parse = "rl4vlm"` reads
----answers as the reference does; `hints = {key = text}` words the template; `reads = {keys}` are the
----keys whose values the picture decides (their share read right is a metric).
+---answers as the reference does; `hints = {key = text}` words the template; `reads` names the keys
+---whose values the picture decides (the share read right is a metric): `{"cards"}`, or
+---`{thoughts = "^dealer %d+"}` where only the part of the value that matches is one.
 ---@param spec table
 ---@return rl4vlm.Answer
 function M.json(spec)
@@ -39,6 +40,11 @@ function M.json(spec)
       self[key] = value
     end
   end
+  local reads = {}
+  for key, value in pairs(self.reads) do
+    reads[math.type(key) and value or key] = math.type(key) and true or value
+  end
+  self.reads = reads
   if self.fields[#self.fields] ~= "action" then
     error(('json_answer: the last key: wanted "action", got %s')
       :format(json.encode(self.fields[#self.fields])), 2)
@@ -239,19 +245,25 @@ local function same(a, b)
   return tostring(a) == tostring(b)
 end
 
+-- The part of a value that the picture decides.
+local function part_of(value, pattern)
+  if pattern == true then
+    return value
+  end
+  return type(value) == "string" and value:match(pattern) or nil
+end
+
 ---How many of the values that the picture decides were stated right.
 ---@param fields table<string, any> what the answer states
 ---@param truth table<string, any> what is true
 ---@return integer right, integer asked
 function Answer:readings(fields, truth)
   local right, asked = 0, 0
-  if not self.cot then
-    return 0, 0
-  end
-  for _, key in ipairs(self.reads) do
-    if truth[key] ~= nil then
+  for key, pattern in pairs(self.cot and self.reads or {}) do
+    local want = part_of(truth[key], pattern)
+    if want ~= nil then
       asked = asked + 1
-      right = right + (same(fields[key], truth[key]) and 1 or 0)
+      right = right + (same(part_of(fields[key], pattern), want) and 1 or 0)
     end
   end
   return right, asked

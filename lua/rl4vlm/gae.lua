@@ -7,7 +7,7 @@
 local tensor = require "rl4vlm.tensor"
 
 local function list_of(x)
-  return type(x) == "table" and x or x:totable()
+  return type(x) == "table" and x or x:tolist()
 end
 
 ---@class rl4vlm.Trajectory
@@ -40,7 +40,7 @@ local function gae(t, gamma, lambda)
     next_value = values[i]
   end
   if type(t.rewards) ~= "table" then
-    return tensor.new(advantages), tensor.new(returns)
+    return tensor.new(advantages, "f32"), tensor.new(returns, "f32")
   end
   return advantages, returns
 end

@@ -45,9 +45,8 @@ end
 local function known_names(algorithm)
   local names = {}
   for _, field in ipairs(settings.list) do
-    if field.name ~= "algorithm" then
-      names[#names + 1] = field.name
-    end
+    names[#names + 1] = field.name
+    names[#names + 1] = parent_of(field.name)
   end
   for name in pairs(algorithm and algorithm.fields or {}) do
     names[#names + 1] = "algorithm." .. name
@@ -240,6 +239,17 @@ local function check_together(who, flat)
   end
 end
 
+-- { "points24", rules = ... } with its name under `name`; rules are "intended" where none are given.
+local function environment(env)
+  local copy = { name = env[1], rules = "intended" }
+  for key, value in pairs(env) do
+    if key ~= 1 then
+      copy[key] = value
+    end
+  end
+  return copy
+end
+
 ---@class rl4vlm.Settings
 ---One field each for the names of settings.lua, nested ("schedule.lr" is settings.schedule.lr).
 
@@ -272,6 +282,7 @@ function Recipe:resolve(model)
       put(tree, name, value)
     end
   end
+  tree.env = environment(tree.env)
   tree.algorithm = tree.algorithm or {}
   tree.algorithm.name = self.algorithm and self.algorithm.name
   return tree
@@ -301,7 +312,7 @@ function M.plain(value)
   end
   local copy = {}
   for key, item in pairs(value) do
-    copy[key == 1 and #value < 2 and next(value, 1) and "1" or key] = M.plain(item)
+    copy[key] = M.plain(item)
   end
   if #value == 0 and next(value) == nil then
     return json.list(copy)

@@ -44,7 +44,7 @@ end
 ---What slots share in one split.
 ---@param settings rl4vlm.Settings
 ---@param model table
----@param name "train"|"eval"|"data"|"play"
+---@param name "train"|"eval"|"demo"|"user"
 ---@param temperature number
 ---@return rl4vlm.Table
 function M.shared(settings, model, name, temperature)
@@ -125,7 +125,7 @@ function M.bootstraps(model, slots)
     end
   end
   if #samples > 0 then
-    for j, value in ipairs(model:score(samples, { values = true }).values:totable()) do
+    for j, value in ipairs(model:score(samples, { values = true }).values:tolist()) do
       values[owner[j]] = value
     end
   end

@@ -56,7 +56,7 @@ M.list = {
   { "sft.random_moves", kind = "share", default = 0.1 },
   { "sft.checkpoint_every", kind = "whole", default = 200 },
   { "sft.data", kind = "string", optional = true },
-  { "device", kind = "string", default = "auto" },
+  { "device", kind = kinds.choice { "auto", "cpu" }, default = "auto" },
   { "dtype", kind = kinds.choice { "auto", "fp32", "bf16", "fp16" }, default = "auto" },
   { "threads", kind = "whole", default = 0 },
   { "by_model", kind = "table", optional = true, group = true },

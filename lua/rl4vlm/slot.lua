@@ -8,31 +8,20 @@ local split = require "rl4vlm.split"
 local M = {}
 
 -- Splits lie in ranges of episode numbers of their own, so their streams never meet.
-local SPLITS = { train = 0, eval = 1, data = 2, play = 3 }
+local SPLITS = { train = 0, eval = 1, demo = 2, user = 3 }
 
 ---The number that names an episode's random streams.
----@param name "train"|"eval"|"data"|"play"
+---@param split_name "train"|"eval"|"demo"|"user"
 ---@param episode integer from 1
 ---@return integer
-function M.stream(name, episode)
-  return SPLITS[name] << 40 | episode
-end
-
----The seed of an episode's environment. The two lowest bits are the split: evaluation never meets
----training.
----@param seed integer
----@param name string the split
----@param episode integer
----@return integer
-function M.env_seed(seed, name, episode)
-  local draw = rng.new(seed, "env", M.stream(name, episode)):below(1 << 50)
-  return draw << 2 | SPLITS[name]
+function M.stream(split_name, episode)
+  return SPLITS[split_name] << 40 | episode
 end
 
 ---@class rl4vlm.Table What all slots share.
 ---@field settings rl4vlm.Settings
 ---@field model table
----@field split "train"|"eval"|"data"|"play"
+---@field split "train"|"eval"|"demo"|"user"
 ---@field new_env fun(): table
 ---@field temperature number
 
@@ -52,7 +41,7 @@ end
 
 -- Takes an observation as the current state; its prompt is made when asked for.
 function Slot:see(obs, info)
-  self.obs, self.info, self.ids, self.text = obs, info, nil, nil
+  self.obs, self.info, self.ids, self.said = obs, info, nil, nil
 end
 
 ---Starts an episode.
@@ -61,20 +50,23 @@ function Slot:begin(episode)
   local shared = self.shared
   self.episode, self.step, self.done = episode, 0, false
   self.actions, self.total = {}, 0.0
-  self:see(self.env:reset { seed = M.env_seed(shared.settings.seed, shared.split, episode) })
+  self:see(self.env:reset { seed = shared.settings.seed, split = shared.split, episode = episode })
 end
 
----The prompt of the current state, for people: its text, the image's place marked.
+---The prompt of the current state, for people.
 ---@return string before, string after what stands before and after the image
 function Slot:words()
-  local settings = self.shared.settings
-  local known = { actions = self.env.action_list, format = settings.answer:template() }
-  for key, value in pairs(self.obs) do
-    if key ~= "image" then
-      known[key] = value
+  if not self.said then
+    local settings = self.shared.settings
+    local known = { actions = self.env:all_actions(), format = settings.answer:template() }
+    for key, value in pairs(self.obs) do
+      if key ~= "image" then
+        known[key] = value
+      end
     end
+    self.said = { settings.prompt:halves(known) }
   end
-  return settings.prompt:halves(known)
+  return self.said[1], self.said[2]
 end
 
 ---Token ids and images of the current state's prompt.
@@ -118,7 +110,7 @@ end
 -- f failed: a random action from the episode's own stream.
 function Slot:fallback()
   local settings = self.shared.settings
-  local list = settings.fallback == "all" and self.env.action_list or self.env:actions()
+  local list = settings.fallback == "all" and self.env:all_actions() or self.env:actions()
   local stream = M.stream(self.shared.split, self.episode)
   return rng.new(settings.seed, "fallback", stream, self.step + 1):choice(list)
 end
@@ -155,7 +147,7 @@ function Slot:apply(reply)
   local shared, settings = self.shared, self.shared.settings
   local ids, images = self:prompt()
   local text, ends = split.text(shared.model.tokenizer, reply.answer, shared.silent)
-  local parsed = settings.answer:read(text, self.env.action_list)
+  local parsed = settings.answer:read(text, self.env:all_actions())
   local right, asked = settings.answer:readings(parsed.fields, self:truth())
   local step = {
     ids = ids,
@@ -169,7 +161,7 @@ function Slot:apply(reply)
     parsed = parsed,
     right = right,
     asked = asked,
-    words = shared.keep_words and { self:words() } or nil,
+    words = self.said,
     action = parsed.action or self:fallback(),
   }
   local reward = self:act(step.action)
@@ -184,7 +176,7 @@ end
 
 -- What an expert would state about the current picture; empty where the recipe measures no reading.
 function Slot:truth()
-  if #self.shared.settings.answer.reads == 0 then
+  if next(self.shared.settings.answer.reads) == nil then
     return {}
   end
   return self.env:expert() or {}

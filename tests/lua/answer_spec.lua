@@ -57,6 +57,16 @@ describe("answer:read", function()
     assert.same({ cards = { 3 } }, format:read('{"cards": [3], "thoughts": "cut', actions).fields)
   end)
 
+  it("compares the part of a value that the picture decides", function()
+    local a = answer.json { "thoughts", "action", reads = { thoughts = "^dealer %d+, player [%d+]+" } }
+    local truth = { thoughts = "dealer 9, player 2+10 = 12: hit" }
+    assert.same({ 1, 1 }, { a:readings({ thoughts = "dealer 9, player 2+10 = 13: stand" }, truth) })
+    assert.same({ 0, 1 }, { a:readings({ thoughts = "dealer 9, player 2+9 = 12: hit" }, truth) })
+    assert.same({ 0, 1 }, { a:readings({ thoughts = 5 }, truth) })
+    a.cot = false
+    assert.same({ 0, 0 }, { a:readings({}, truth) })
+  end)
+
   it("says why", function()
     local function why(text)
       return format:read(text, actions).reason

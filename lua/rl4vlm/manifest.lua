@@ -1,0 +1,78 @@
+-- manifest.lua - what a run writes down before it begins, and what a resumed one compares.
+local fs = require "rl4vlm.fs"
+local hash = require "rl4vlm.hash"
+local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
+local recipe = require "rl4vlm.recipe"
+local run = require "rl4vlm.run"
+
+local M = {}
+
+local HEAD = 1 << 20 -- of a weight file, this much and its size name it
+
+-- A digest of a model's files: small ones whole, weights by their beginning and size.
+local function model_hash(name)
+  local path = run.model_path(name)
+  if not fs.exists(path) then
+    path = host.root .. "/models/" .. name
+  end
+  local parts = {}
+  for _, file in ipairs(fs.list(path) or {}) do
+    local full = path .. "/" .. file
+    local stat = fs.stat(full)
+    if stat.type == "file" and (file:find("%.safetensors$") or file == "config.json"
+      or file == "tokenizer.json") then
+      local f = assert(io.open(full, "rb"))
+      local head = f:read(HEAD) or ""
+      f:close()
+      parts[#parts + 1] = ("%s %d %s"):format(file, stat.size, hash.sha256(head))
+    end
+  end
+  return #parts > 0 and hash.sha256(table.concat(parts, "\n")) or json.null
+end
+
+local function file_hash(path)
+  local bytes = path and fs.read_file(path)
+  return bytes and hash.sha256(bytes) or json.null
+end
+
+---A run's manifest.
+---@param kind "train"|"sft"
+---@param settings rl4vlm.Settings
+---@param changes string[][] what the command line changed: { name, text }
+---@return table
+function M.new(kind, settings, changes)
+  local file = arg and arg[0]
+  return {
+    format = 1,
+    kind = kind,
+    recipe = recipe.plain(settings),
+    recipe_file = file or json.null,
+    changes = json.list(changes),
+    versions = { rl4vlm = host.version, lua = _VERSION },
+    machine = { host = host.hostname(), cpus = host.cpus() },
+    hashes = {
+      recipe = file_hash(file),
+      model = model_hash(settings.model),
+      data = file_hash(settings.sft.data),
+    },
+    seed = settings.seed,
+  }
+end
+
+---Where the recipe of now differs from the run's. `schedule.env_steps` may: a run can go on longer.
+---@param old table the manifest's recipe
+---@param settings rl4vlm.Settings
+---@return string[] dotted names
+function M.differences(old, settings)
+  local now = json.decode(json.encode(recipe.plain(settings)))
+  local list = {}
+  for _, name in ipairs(recipe.differences(old, now)) do
+    if name ~= "schedule.env_steps" and name ~= "threads" then
+      list[#list + 1] = name
+    end
+  end
+  return list
+end
+
+return M

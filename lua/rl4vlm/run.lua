@@ -1,0 +1,237 @@
+-- run.lua - a run's folder: written so that a process killed at any moment loses no more than the
+-- work since the last checkpoint.
+--
+--     manifest.json        what was run: written first
+--     metrics.jsonl        one object an update
+--     episodes.jsonl       some episodes, their frames in images/
+--     checkpoints/N/       the model after update N, the optimiser, state.json; never a part of one
+--     best.json            which checkpoint was best on held-out episodes
+local fs = require "rl4vlm.fs"
+local json = require "rl4vlm.json"
+
+local M = {}
+
+local Run = {}
+Run.__index = Run
+
+local function must(value, err)
+  if value == nil then
+    error(err, 0)
+  end
+  return value
+end
+
+local function read_json(path)
+  local value, err = json.decode(must(fs.read_file(path)))
+  if value == nil then
+    error(("%s: wanted JSON: %s"):format(path, err), 0)
+  end
+  return value
+end
+
+---True when the folder holds a run.
+---@param dir string
+---@return boolean
+function M.is_run(dir)
+  return fs.exists(dir .. "/manifest.json")
+end
+
+---The first of runs/NAME-1, runs/NAME-2, ... that is free.
+---@param name string
+---@return string
+function M.next_free(name)
+  local n = 1
+  while fs.exists(("runs/%s-%d"):format(name, n)) do
+    n = n + 1
+  end
+  return ("runs/%s-%d"):format(name, n)
+end
+
+---Makes a run's folder and writes its manifest. A folder that holds a run is refused.
+---@param dir string
+---@param manifest table
+---@return rl4vlm.Run
+function M.create(dir, manifest)
+  if M.is_run(dir) then
+    error(("%s: holds a run already (go on with it: --resume %s)"):format(dir, dir), 0)
+  end
+  must(fs.mkdirs(dir .. "/checkpoints"))
+  local self = setmetatable({ dir = dir, manifest = manifest }, Run)
+  self:write_manifest()
+  return self
+end
+
+---Opens a run's folder.
+---@param dir string
+---@return rl4vlm.Run
+function M.open(dir)
+  if not M.is_run(dir) then
+    error(("%s: no run here (wanted %s/manifest.json)"):format(dir, dir), 0)
+  end
+  return setmetatable({ dir = dir, manifest = read_json(dir .. "/manifest.json") }, Run)
+end
+
+function Run:path(name)
+  return self.dir .. "/" .. name
+end
+
+---Writes the manifest again, whole.
+function Run:write_manifest()
+  must(fs.write_atomic(self:path("manifest.json"), json.pretty(self.manifest)))
+end
+
+---Adds one object to a file of lines ("metrics.jsonl", "episodes.jsonl").
+function Run:add(name, object)
+  must(fs.append(self:path(name), json.encode(object) .. "\n"))
+end
+
+---All objects of a file of lines; none where there is no file.
+---@param name string
+---@return table[]
+function Run:lines(name)
+  local list = {}
+  for line in (fs.read_file(self:path(name)) or ""):gmatch("[^\n]+") do
+    list[#list + 1] = must(json.decode(line))
+  end
+  return list
+end
+
+---Keeps a frame under the digest of its pixels; returns its name in the folder.
+---@param image table
+---@return string
+function Run:keep_image(image)
+  local name = ("images/%s.png"):format(image:hash():gsub(".", function(c)
+    return ("%02x"):format(c:byte())
+  end))
+  if not fs.exists(self:path(name)) then
+    must(fs.mkdirs(self:path("images")))
+    must(fs.write_atomic(self:path(name), image:png()))
+  end
+  return name
+end
+
+local LINES = { "metrics.jsonl", "episodes.jsonl" }
+
+---Writes checkpoint `n`: `save(dir)` fills an empty folder, which gets its name only when all of it
+---is on the disk.
+---@param n integer
+---@param state table plain data, kept as state.json
+---@param save fun(dir: string)
+function Run:checkpoint(n, state, save)
+  local temporary, final = self:path(".writing"), self:path("checkpoints/" .. n)
+  must(fs.remove_tree(temporary))
+  must(fs.mkdirs(temporary))
+  save(temporary)
+  state.sizes = {}
+  for _, name in ipairs(LINES) do
+    local stat = fs.stat(self:path(name))
+    state.sizes[name] = stat and stat.size or 0
+  end
+  must(fs.write_atomic(temporary .. "/state.json", json.encode(state)))
+  must(fs.sync_dir(temporary))
+  self:drop(n)
+  must(fs.rename(temporary, final))
+  must(fs.sync_dir(self:path("checkpoints")))
+end
+
+---Removes a checkpoint: first its name, then its files.
+function Run:drop(n)
+  local path, old = self:path("checkpoints/" .. n), self:path(".dropped")
+  if fs.exists(path) then
+    must(fs.remove_tree(old))
+    must(fs.rename(path, old))
+    must(fs.remove_tree(old))
+  end
+end
+
+---Numbers of the complete checkpoints, ascending.
+---@return integer[]
+function Run:checkpoints()
+  local list = {}
+  for _, name in ipairs(fs.list(self:path("checkpoints")) or {}) do
+    local n = name:match("^%d+$") and math.tointeger(tonumber(name))
+    if n and fs.exists(self:path("checkpoints/" .. name .. "/state.json")) then
+      list[#list + 1] = n
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+---The newest checkpoint's number and state; nil when there is none.
+---@return integer|nil n, table|nil state
+function Run:latest()
+  local list = self:checkpoints()
+  local n = list[#list]
+  if n then
+    return n, read_json(self:path(("checkpoints/%d/state.json"):format(n)))
+  end
+end
+
+---Says which checkpoint is the best so far.
+function Run:mark_best(n, success)
+  must(fs.write_atomic(self:path("best.json"), json.encode { update = n, success_rate = success }))
+end
+
+---Keeps the newest `keep` checkpoints and the best.
+---@param keep integer
+---@param best integer|nil
+function Run:prune(keep, best)
+  local list = self:checkpoints()
+  for i = 1, #list - keep do
+    if list[i] ~= best then
+      self:drop(list[i])
+    end
+  end
+end
+
+---Cuts metrics and episodes back to what they were at a checkpoint; with nil, to nothing.
+---@param state table|nil
+function Run:cut_back(state)
+  for _, name in ipairs(LINES) do
+    local size, path = state and state.sizes[name] or 0, self:path(name)
+    if fs.exists(path) and fs.stat(path).size > size then
+      must(fs.truncate(path, size))
+    end
+  end
+  must(fs.remove_tree(self:path(".writing")))
+  must(fs.remove_tree(self:path(".dropped")))
+end
+
+---Where a model lies: RUN and RUN/best lead to a checkpoint, anything else is itself.
+---@param name string a name, a folder, RUN, RUN/best or RUN/checkpoints/N
+---@return string
+function M.model_path(name)
+  name = name:gsub("(.)/+$", "%1")
+  local parent = name:match("^(.*)/best$")
+  if parent and M.is_run(parent) and not fs.exists(name) then
+    if not fs.exists(parent .. "/best.json") then
+      error(("%s: no best checkpoint yet (no held-out evaluation was made)"):format(parent), 0)
+    end
+    return ("%s/checkpoints/%d"):format(parent, read_json(parent .. "/best.json").update)
+  elseif M.is_run(name) then
+    local n = M.open(name):latest()
+    if not n then
+      error(("%s: this run has no checkpoint yet"):format(name), 0)
+    end
+    return ("%s/checkpoints/%d"):format(name, n)
+  end
+  return name
+end
+
+---The model whose settings a recipe's `by_model` holds: of a run, the one that it began with.
+---@param name string
+---@return string
+function M.model_name(name)
+  local run = name:gsub("/+$", ""):gsub("/best$", ""):gsub("/checkpoints/%d+$", "")
+  for _ = 1, 16 do
+    if not M.is_run(run) then
+      break
+    end
+    name = M.open(run).manifest.recipe.model
+    run = name:gsub("/+$", ""):gsub("/best$", ""):gsub("/checkpoints/%d+$", "")
+  end
+  return name:gsub("/+$", ""):match("[^/]*$")
+end
+
+return M

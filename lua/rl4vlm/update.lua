@@ -1,0 +1,235 @@
+-- update.lua - one PPO update: epochs of minibatches over a rollout, and the guards around them.
+local rng = require "rl4vlm.rng"
+local split = require "rl4vlm.split"
+local stats = require "rl4vlm.stats"
+local tensor = require "rl4vlm.tensor"
+
+local M = {}
+
+-- What scoring wants of some samples.
+local function batch_of(steps)
+  local samples = {}
+  for i, step in ipairs(steps) do
+    samples[i] = { ids = step.ids, images = step.images, answer = step.answer }
+  end
+  return samples
+end
+
+local function append(list, more)
+  table.move(more, 1, #more, #list + 1, list)
+end
+
+-- The tokens' weights, recorded log-probabilities and offsets of some samples behind one another.
+local function packed(steps, thought_weight)
+  local weights, logprobs, offsets = {}, {}, { 0 }
+  for i, step in ipairs(steps) do
+    append(weights, split.weights(#step.answer, step.first, thought_weight))
+    append(logprobs, step.logprobs)
+    offsets[i + 1] = #weights
+  end
+  return tensor.new(weights, "f32"), tensor.new(logprobs, "f32"), offsets
+end
+
+local function column(steps, key)
+  local list = {}
+  for i, step in ipairs(steps) do
+    list[i] = step[key]
+  end
+  return tensor.new(list, "f32")
+end
+
+---Puts log pi under the sampling policy into each step (`log_pi`), from its recorded tokens.
+---@param steps rl4vlm.Step[]
+---@param loss table the algorithm's module
+---@param thought_weight number
+function M.record_log_pi(steps, loss, thought_weight)
+  local weights, logprobs, offsets = packed(steps, thought_weight)
+  for i, x in ipairs(loss.log_pi(logprobs, weights, offsets):tolist()) do
+    steps[i].log_pi = x
+  end
+end
+
+---Puts the reference model's token log-probabilities into each step (`reference`).
+---@param steps rl4vlm.Step[]
+---@param model table
+---@param size integer samples scored at a time
+---@param temperature number
+function M.record_reference(steps, model, size, temperature)
+  for from = 1, #steps, size do
+    local part = table.move(steps, from, math.min(from + size - 1, #steps), 1, {})
+    local out = model:score(batch_of(part), { temperature = temperature })
+    local logprobs = out.logprobs:tolist()
+    for i, step in ipairs(part) do
+      step.reference = table.move(logprobs, out.offsets[i] + 1, out.offsets[i + 1], 1, {})
+    end
+  end
+end
+
+local function loss_batch(steps, settings, advantages)
+  local weights, logprobs = packed(steps, settings.thought_weight)
+  local reference
+  if settings.algorithm.kl_coef > 0 then
+    reference = {}
+    for _, step in ipairs(steps) do
+      append(reference, step.reference)
+    end
+    reference = tensor.new(reference, "f32")
+  end
+  local mine = {}
+  for i, step in ipairs(steps) do
+    mine[i] = advantages[step.index]
+  end
+  return {
+    weights = weights,
+    recorded = logprobs,
+    old_log_pi = column(steps, "log_pi"),
+    old_values = column(steps, "value"),
+    advantages = tensor.new(mine, "f32"),
+    returns = column(steps, "ret"),
+    reference = reference,
+  }
+end
+
+local function finite(x)
+  return x == x and x ~= math.huge and x ~= -math.huge
+end
+
+-- Stops the run with the cause named, before a bad step reaches the weights.
+local function guard(where, loss, log_ratios, o)
+  if not finite(loss) then
+    error(("%s: the loss is %s"):format(where, tostring(loss)), 0)
+  end
+  for i, x in ipairs(log_ratios) do
+    if x ~= x or math.abs(x) > o.max_log_ratio then
+      error(("%s: sample %d: log(pi / pi_old) is %.6g, the bound (algorithm.max_log_ratio) is %.6g")
+        :format(where, i, x, o.max_log_ratio), 0)
+    end
+  end
+end
+
+-- How far token probabilities of the first scoring pass are from those of sampling.
+local function probs_diff(out, batch)
+  local diff = (out.logprobs:detach():exp() - batch.recorded:exp()):abs()
+  local list = diff:tolist()
+  local mean, max = stats.spread(list)
+  return max or 0.0, mean or 0.0
+end
+
+local function check_first(where, max, o)
+  if max ~= max or max > o.max_probs_diff then
+    error(("%s: token probabilities of sampling and scoring differ by %.3g, the bound "
+      .. "(algorithm.max_probs_diff) is %.3g"):format(where, max, o.max_probs_diff), 0)
+  end
+end
+
+local Sums = {}
+Sums.__index = Sums
+
+function Sums:add(name, x)
+  self[name] = self[name] or {}
+  table.insert(self[name], x)
+end
+
+function Sums:mean(name)
+  return self[name] and stats.mean(self[name])
+end
+
+-- Share of samples outside the clip range, mean k3 of the policy's move, largest ratio.
+local function measure(sums, parts, log_ratios, o)
+  local clipped, kl, largest = 0, 0.0, 0.0
+  for _, x in ipairs(log_ratios) do
+    local ratio = math.exp(x)
+    clipped = clipped + (math.abs(ratio - 1) > o.clip and 1 or 0)
+    kl = kl + ratio - 1 - x
+    largest = math.max(largest, ratio)
+  end
+  sums:add("clipfrac", clipped / #log_ratios)
+  sums:add("kl", kl / #log_ratios)
+  sums:add("pg_loss", parts.policy:item())
+  sums:add("vf_loss", parts.value:item())
+  if parts.entropy then
+    sums:add("entropy", parts.entropy:item())
+  end
+  if parts.kl then
+    sums:add("kl_loss", parts.kl:item())
+  end
+  sums.ratio_max = math.max(sums.ratio_max or 0.0, largest)
+  return kl / #log_ratios
+end
+
+---@class rl4vlm.Update
+---@field model table
+---@field optimizer table
+---@field loss table the algorithm's module (ppo.lua)
+---@field settings rl4vlm.Settings
+---@field lr number
+---@field value_lr number
+---@field update integer number of the update
+---@field stop fun(): boolean|nil asked between minibatches
+
+-- One minibatch: score, loss, guards, backward, step. Returns the mean KL to the old policy.
+local function minibatch(u, steps, advantages, where, sums)
+  local o, settings = u.settings.algorithm, u.settings
+  local batch = loss_batch(steps, settings, advantages)
+  local out = u.model:score(batch_of(steps), {
+    temperature = settings.sampling.temperature,
+    grad = true,
+    values = true,
+    value_grad = o.value_grad,
+    entropy = o.entropy_coef > 0,
+  })
+  if not sums.diff_max then
+    sums.diff_max, sums.diff_mean = probs_diff(out, batch)
+    check_first(where, sums.diff_max, o)
+  end
+  local loss, parts = u.loss.loss(out, batch, o)
+  local log_ratios = parts.log_ratio:detach():tolist()
+  guard(where, loss:item(), log_ratios, o)
+  local kl = measure(sums, parts, log_ratios, o)
+  u.model:zero_grad()
+  loss:backward()
+  local norm = u.optimizer:step { lr = u.lr, value_lr = u.value_lr, max_norm = o.max_grad_norm }
+  if not finite(norm) then
+    error(("%s: the gradient's norm is %s"):format(where, tostring(norm)), 0)
+  end
+  sums:add("grad_norm", norm)
+  return kl
+end
+
+---Updates the model on a rollout's samples (each with advantage, ret, log_pi, index).
+---@param u rl4vlm.Update
+---@param steps rl4vlm.Step[]
+---@return table sums means by name: pg_loss, vf_loss, clipfrac, kl, grad_norm, ...
+function M.run(u, steps)
+  local o = u.settings.algorithm
+  local advantages = column(steps, "advantage")
+  if o.normalize_advantages then
+    advantages = u.loss.normalize(advantages)
+  end
+  advantages = advantages:tolist()
+  local sums = setmetatable({ early = false, count = 0 }, Sums)
+  for epoch = 1, o.epochs do
+    local order = {}
+    for i = 1, #steps do
+      order[i] = i
+    end
+    rng.new(u.settings.seed, "shuffle", u.update, epoch):shuffle(order)
+    for from = 1, #order, o.minibatch do
+      local part = {}
+      for i = from, math.min(from + o.minibatch - 1, #order) do
+        part[#part + 1] = steps[order[i]]
+      end
+      local where = ("update %d, epoch %d, minibatch %d"):format(u.update, epoch,
+        (from - 1) // o.minibatch + 1)
+      local kl = minibatch(u, part, advantages, where, sums)
+      sums.count = sums.count + 1
+      if o.target_kl > 0 and kl > o.target_kl then
+        sums.early = true
+        return sums
+      end
+    end
+  end
+  return sums
+end
+
+return M

@@ -1,0 +1,113 @@
+-- verbs/sft.lua - `sft`: learns from an expert's demonstrations, or from a file of them.
+local demos = require "rl4vlm.demos"
+local evaluation = require "rl4vlm.eval"
+local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
+local load = require "rl4vlm.load"
+local metrics = require "rl4vlm.metrics"
+local progress = require "rl4vlm.progress"
+local report = require "rl4vlm.report"
+local sft = require "rl4vlm.sft"
+local tensorboard = require "rl4vlm.tensorboard"
+local train_verb = require "rl4vlm.verbs.train"
+
+local M = {}
+
+local function source_of(settings)
+  if settings.sft.data then
+    return demos.file(settings.sft.data, settings.seed)
+  end
+  return demos.expert(settings)
+end
+
+local function save(folder, settings, model, optimizer, state)
+  folder:checkpoint(state.update, state, function(dir)
+    if settings.lora.r > 0 then
+      model:save_adapter(dir)
+    else
+      model:save(dir)
+    end
+    optimizer:save(dir .. "/optimizer.safetensors")
+  end)
+  folder:prune(settings.schedule.keep, nil)
+end
+
+-- The last checkpoint's held-out figures, as its best.
+local function evaluate(folder, settings, model, state)
+  local line = {}
+  metrics.held_out(line, (evaluation.run(settings, model, {
+    episodes = settings.schedule.eval_episodes,
+    temperature = settings.eval.temperature,
+    slots = math.min(16, settings.schedule.eval_episodes),
+  })))
+  folder:mark_best(state.update, line["val/success_rate"])
+  return line
+end
+
+local function learn(call, folder, settings, model, state)
+  local optimizer = model:optimizer(settings.optimizer)
+  local source = source_of(settings)
+  if state.source then
+    optimizer:load(("%s/checkpoints/%d/optimizer.safetensors"):format(folder.dir, state.update))
+    source:restore(state.source)
+  end
+  local writer = tensorboard.open(folder.dir, folder:lines("metrics.jsonl"))
+  local every, total = settings.sft.checkpoint_every, settings.sft.samples
+  sft.run {
+    model = model,
+    optimizer = optimizer,
+    source = source,
+    samples = total,
+    batch = settings.sft.batch,
+    lr = settings.sft.lr,
+    warmup = settings.sft.warmup,
+    max_grad_norm = settings.sft.max_grad_norm,
+    from = state.samples,
+    on_step = function(line)
+      state.update, state.samples, state.source = line.update, line.samples, source:save()
+      folder:add("metrics.jsonl", line)
+      writer:add(line)
+      call.progress:show("step %d: %d/%d samples, loss %.4f", line.update, line.samples, total,
+        line["sft/loss"])
+      if line.samples >= total or every > 0 and line.update % every == 0 or host.interrupted() then
+        call.progress:say("step %d  %d/%d samples  loss %.4f", line.update, line.samples, total,
+          line["sft/loss"])
+        save(folder, settings, model, optimizer, state)
+      end
+    end,
+  }
+end
+
+---@param call rl4vlm.Call
+function M.run(call)
+  local folder, settings
+  if call.values.resume then
+    folder, settings = train_verb.reopen(call, "sft")
+  else
+    folder, settings = train_verb.begin(call, "sft")
+  end
+  local n, state = folder:latest()
+  if n and state.samples >= settings.sft.samples then
+    call.progress:say("%s is finished: %d samples", folder.dir, state.samples)
+    return
+  end
+  folder:cut_back(state)
+  local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
+  local model = load.model(settings, checkpoint or settings.model,
+    { train = true, base = settings.model, slots = 16 })
+  state = state or { update = 0, samples = 0 }
+  learn(call, folder, settings, model, state)
+  local line = evaluate(folder, settings, model, state)
+  report.write(folder)
+  local result = { verb = "sft", run = folder.dir, samples = state.samples, update = state.update }
+  for key, value in pairs(line) do
+    result[key:match("[^/]+$")] = value or json.null
+  end
+  call:result(result, function()
+    return ("%s: %d samples; held-out success %s, read right %s, invalid %s\n"):format(folder.dir,
+      state.samples, progress.figure(result.success_rate), progress.figure(result.read_right_rate),
+      progress.figure(result.invalid_rate))
+  end)
+end
+
+return M

@@ -1,0 +1,164 @@
+-- verbs/train.lua - `train`: a new run, or one that goes on.
+local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
+local load = require "rl4vlm.load"
+local manifest = require "rl4vlm.manifest"
+local progress = require "rl4vlm.progress"
+local report = require "rl4vlm.report"
+local rollout = require "rl4vlm.rollout"
+local run = require "rl4vlm.run"
+local train = require "rl4vlm.train"
+
+local M = {}
+
+local OPTIONS = {
+  "model", "adapter", "out", "seed", "env-steps", "episodes", "slots", "threads", "device",
+  "temperature", "dtype", "set", "force", "data", "samples",
+}
+
+-- Settings that no recipe can mean.
+local function check(call, settings)
+  if settings.sampling.temperature == 0 then
+    call:usage("sampling.temperature: wanted a number above 0 for training, got 0")
+  elseif not settings.algorithm.name then
+    call:usage(("recipe %s: algorithm: wanted one to train with, such as rl.ppo { ... }")
+      :format(settings.name))
+  end
+  if rollout.shared(settings).new_env().one_slot and settings.slots ~= 1 then
+    call:usage("slots: with these rules an episode depends on the one before it in its slot: "
+      .. "wanted --slots 1, got " .. settings.slots)
+  end
+end
+
+---Opens a run to go on with; its settings are the manifest's.
+---@param call rl4vlm.Call
+---@param kind "train"|"sft"
+---@return rl4vlm.Run, rl4vlm.Settings
+function M.reopen(call, kind)
+  call:only { "resume", "env-steps", "threads", "force", "samples" }
+  local folder = run.open(call.values.resume)
+  local m = folder.manifest
+  if m.kind ~= kind then
+    call:usage(("%s: is a run of %s: go on with it by `%s --resume`"):format(folder.dir, m.kind, m.kind))
+  end
+  local changes = table.move(m.changes, 1, #m.changes, 1, json.list {})
+  table.move(call.changes, 1, #call.changes, #changes + 1, changes)
+  local settings = call:settings(call:changed(changes))
+  local different = manifest.differences(m.recipe, settings)
+  if #different > 0 and not call.values.force then
+    error(("%s: the recipe has changed since this run began: %s (--force goes on with the recipe of now)")
+      :format(folder.dir, table.concat(different, ", ")), 0)
+  end
+  local fresh = manifest.new(kind, settings, changes)
+  if #call.changes > 0 or #different > 0 then
+    m.recipe, m.changes, m.hashes = fresh.recipe, fresh.changes, fresh.hashes
+    folder:write_manifest()
+  end
+  return folder, settings
+end
+
+---Makes the folder of a new run.
+---@param call rl4vlm.Call
+---@param kind "train"|"sft"
+---@return rl4vlm.Run, rl4vlm.Settings
+function M.begin(call, kind)
+  call:only(OPTIONS)
+  local settings = call:settings(call.recipe)
+  local dir = call.values.out or run.next_free(kind == "train" and settings.name
+    or settings.name .. "-" .. kind)
+  return run.create(dir, manifest.new(kind, settings, call.changes)), settings
+end
+
+local SHOWN = {
+  { "success", "val/success_rate" }, { "return", "val/return_mean" },
+  { "read right", "val/read_right_rate" }, { "invalid", "val/invalid_rate" },
+}
+
+local function held_out(line)
+  local t = {}
+  for _, row in ipairs(SHOWN) do
+    t[row[2]:match("[^/]+$")] = line and line[row[2]] or json.null
+  end
+  return t
+end
+
+-- The first and the last line of metrics that hold an evaluation.
+local function before_and_after(lines)
+  local first, last
+  for _, line in ipairs(lines) do
+    if type(line["val/success_rate"]) == "number" then
+      first, last = first or line, line
+    end
+  end
+  return first, last
+end
+
+local function table_text(folder, first, last, settings)
+  local parts = { ("\nheld-out episodes 1 to %d%s    before   after\n"):format(
+    settings.schedule.eval_episodes, settings.eval.temperature == 0 and ", greedy" or "") }
+  local indent = #parts[1] - #"    before   after\n" - 1
+  for _, row in ipairs(SHOWN) do
+    parts[#parts + 1] = ("%-" .. indent .. "s   %7s %7s\n"):format(row[1],
+      progress.figure(first and first[row[2]]), progress.figure(last and last[row[2]]))
+  end
+  parts[#parts + 1] = ("the run is in %s (report.html, checkpoints/)\n"):format(folder.dir)
+  return table.concat(parts)
+end
+
+local function finish(call, folder, settings, start)
+  local lines = folder:lines("metrics.jsonl")
+  local first, last = before_and_after(lines)
+  local n, state = folder:latest()
+  report.write(folder)
+  call:result({
+    verb = "train",
+    run = folder.dir,
+    update = n,
+    env_steps = state.env_steps,
+    before = held_out(first),
+    after = held_out(last),
+    seconds = host.clock() - start,
+  }, function()
+    return table_text(folder, first, last, settings)
+  end)
+end
+
+-- The frozen start of the KL penalty, where no adapter can be switched off for it.
+local function reference(settings)
+  if settings.algorithm.kl_coef > 0 and settings.lora.r == 0 then
+    return load.model(settings, settings.model, { train = false, value_head = false, slots = 0 })
+  end
+end
+
+---@param call rl4vlm.Call
+function M.run(call)
+  local start = host.clock()
+  local folder, settings
+  if call.values.resume then
+    folder, settings = M.reopen(call, "train")
+  else
+    check(call, call:settings(call.recipe))
+    folder, settings = M.begin(call, "train")
+  end
+  local n, state = folder:latest()
+  if n and n >= train.updates(settings) then
+    call.progress:say("%s is finished: %d updates, %d steps", folder.dir, n, state.env_steps)
+    return
+  end
+  local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
+  local trainer = train.new {
+    settings = settings,
+    run = folder,
+    model = load.model(settings, checkpoint or settings.model, { train = true, base = settings.model }),
+    reference = reference(settings),
+    state = state,
+    checkpoint = checkpoint,
+    progress = call.progress,
+  }
+  call.progress:say("%s: %s on %s, %d updates of %d steps%s", folder.dir, settings.name, settings.model,
+    train.updates(settings), settings.schedule.rollout, n and (", from update %d"):format(n) or "")
+  trainer:train()
+  finish(call, folder, settings, start)
+end
+
+return M

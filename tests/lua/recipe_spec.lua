@@ -1,0 +1,172 @@
+local rl = require "rl4vlm"
+local recipe_module = require "rl4vlm.recipe"
+
+local function given(changes)
+  local t = {
+    name = "demo",
+    env = { "points24", rules = "intended" },
+    prompt = rl.prompt "Play {actions}. {format}",
+    answer = rl.json_answer { "thoughts", "action" },
+    algorithm = rl.ppo { clip = 0.2 },
+    schedule = { rollout = 64, lr = rl.cosine(1e-5, 1e-9) },
+    by_model = { small = { schedule = { lr = 5e-5 }, algorithm = { epochs = 2 } } },
+  }
+  for key, value in pairs(changes or {}) do
+    t[key] = value
+  end
+  return t
+end
+
+describe("recipe", function()
+  it("fills in defaults and lays the model's settings over them", function()
+    local r = rl.recipe(given())
+    assert.equal("rl4vlm.recipe", getmetatable(r).__name)
+    local s = r:resolve()
+    assert.equal(0.2, s.algorithm.clip)
+    assert.equal(4, s.algorithm.epochs)
+    assert.equal("cosine(1e-05, 1e-09)", tostring(s.schedule.lr))
+    assert.equal(15000, s.schedule.env_steps)
+    assert.equal(16, s.slots)
+    assert.equal(64, s.algorithm.minibatch)
+    s = r:resolve("small")
+    assert.equal("5e-05", tostring(s.schedule.lr))
+    assert.equal(2, s.algorithm.epochs)
+  end)
+
+  it("reads --set as the type it replaces, above the model's settings", function()
+    local r = rl.recipe(given()):set("schedule.lr", "linear(1e-3, 0)"):set("algorithm.epochs", "7")
+      :set("answer.cot", "false"):set("env.rules", "rl4vlm"):set("train", "vision,language")
+    local s = r:resolve("small")
+    assert.equal("linear(0.001, 0)", tostring(s.schedule.lr))
+    assert.equal(7, s.algorithm.epochs)
+    assert.is_false(s.answer.cot)
+    assert.equal("rl4vlm", s.env.rules)
+    assert.same({ "vision", "language" }, s.train)
+  end)
+
+  it("leaves the recipe it came from alone", function()
+    local r = rl.recipe(given())
+    local changed = r:with { thought_weight = 0.1 }:set("answer.cot", "false")
+    assert.equal(0.5, r:resolve().thought_weight)
+    assert.equal(0.1, changed:resolve().thought_weight)
+    assert.is_true(r:resolve().answer.cot)
+  end)
+
+  it("keeps slots within the rollout", function()
+    assert.equal(12, rl.recipe(given { schedule = { rollout = 24 } }):resolve().slots)
+    assert.equal(4, rl.recipe(given { schedule = { rollout = 4 }, slots = 8 }):resolve().slots)
+    assert.equal(10, rl.recipe(given()):with { schedule = { env_steps = 10 } }:resolve().schedule.rollout)
+  end)
+
+  local bad = {
+    { { shedule = {} }, "recipe demo: unknown field 'shedule' (did you mean 'schedule'?)" },
+    { { schedule = { lrr = 1 } }, "recipe demo: unknown field 'schedule.lrr' (did you mean 'schedule.lr'?)" },
+    { { schedule = { rollout = -3 } },
+      "recipe demo: schedule.rollout: wanted a whole number of 1 or more, got -3" },
+    { { schedule = { rollout = 1.5 } },
+      "recipe demo: schedule.rollout: wanted a whole number of 1 or more, got 1.5" },
+    { { schedule = 3 }, "recipe demo: schedule: wanted a table of settings, got 3" },
+    { { algorithm = rl.ppo { clipp = 1 } },
+      "recipe demo: unknown field 'algorithm.clipp' (did you mean 'algorithm.clip'?)" },
+    { { algorithm = rl.ppo { gamma = 2 } },
+      "recipe demo: algorithm.gamma: wanted a number from 0 to 1, got 2" },
+    { { algorithm = "ppo" },
+      'recipe demo: algorithm: wanted an algorithm such as rl.ppo { ... }, got "ppo"' },
+    { { prompt = "text" }, 'recipe demo: prompt: wanted a prompt made by rl.prompt, got "text"' },
+    { { answer = {} }, "recipe demo: answer: wanted an answer format made by rl.json_answer, got a table" },
+    { { env = { rules = "x" } }, "recipe demo: env: wanted an environment's name first" },
+    { { thought_weight = "0.5" },
+      'recipe demo: thought_weight: wanted a number of 0 or more, got "0.5"' },
+    { { fallback = "none" }, 'recipe demo: fallback: wanted "legal" or "all", got "none"' },
+    { { by_model = { x = { foo = 1 } } }, "recipe demo: unknown field 'foo'" },
+  }
+  for _, case in ipairs(bad) do
+    it("refuses: " .. case[2], function()
+      assert.error_matches(function()
+        rl.recipe(given(case[1]))
+      end, case[2], 1, true)
+    end)
+  end
+
+  it("names what is missing", function()
+    local t = given()
+    t.prompt = nil
+    assert.has_error(function()
+      rl.recipe(t)
+    end, "recipe demo: prompt: wanted a prompt made by rl.prompt, got nothing")
+    assert.error_matches(function()
+      rl.recipe "x"
+    end, 'recipe: wanted a table of fields, got "x"', 1, true)
+  end)
+
+  local texts = {
+    { "algorithm.clp", "1", "recipe demo: unknown field 'algorithm.clp' (did you mean 'algorithm.clip'?)" },
+    { "schedule", "1", "recipe demo: unknown field 'schedule'" },
+    { "algorithm.clip", "x", 'recipe demo: algorithm.clip: wanted a number above 0, got "x"' },
+    { "schedule.lr", "cosin(1)", 'schedule.lr: wanted a rate, or a schedule such as cosine(1e-5, 1e-9), got' },
+    { "prompt", "x", "recipe demo: prompt: cannot be given as text: change it in the recipe" },
+    { "answer.cot", "yes", 'recipe demo: answer.cot: wanted true or false, got "yes"' },
+    { "env.rules", "3", 'recipe demo: env.rules: wanted a string, got "3"' },
+  }
+  for _, case in ipairs(texts) do
+    it(("--set %s=%s"):format(case[1], case[2]), function()
+      assert.error_matches(function()
+        rl.recipe(given()):set(case[1], case[2])
+      end, case[3], 1, true)
+    end)
+  end
+
+  it("refuses what does not go together", function()
+    assert.has_error(function()
+      rl.recipe(given { slots = 7 }):resolve()
+    end, "recipe demo: slots: wanted a divisor of schedule.rollout (64), got 7")
+    assert.has_error(function()
+      rl.recipe(given { train = { "visoin" } }):resolve()
+    end, "recipe demo: train: unknown part 'visoin' (did you mean 'vision'?)")
+  end)
+
+  it("gives plain data, and where two differ", function()
+    local a = recipe_module.plain(rl.recipe(given()):resolve())
+    local b = recipe_module.plain(rl.recipe(given { reward = function(r) return r end }):resolve("small"))
+    assert.equal("Play {actions}. {format}", a.prompt)
+    assert.same({ "algorithm.epochs", "reward", "schedule.lr" }, recipe_module.differences(a, b))
+    assert.same({ name = "points24", rules = "intended" }, a.env)
+    local json = require "rl4vlm.json"
+    assert.same(a, json.decode(json.encode(a)))
+  end)
+end)
+
+describe("prompt", function()
+  it("fills fields and leaves other braces", function()
+    local p = rl.prompt '\nA {x} {"action": "..."} {} {1} {x y} {list}\n'
+    assert.equal('A 1 {"action": "..."} {} {1} {x y} a, b', p:render { x = 1, list = { "a", "b" } })
+  end)
+  it("splits at the image", function()
+    assert.same({ "Look ", " now: +" }, { rl.prompt "Look {image} now: {a}":halves { a = "+" } })
+    assert.same({ "", "Look" }, { rl.prompt "Look":halves {} })
+    assert.has_error(function()
+      rl.prompt "{image}{image}":halves {}
+    end, "prompt: {image} stands twice, wanted once")
+  end)
+  it("names an unknown field and the nearest one", function()
+    assert.has_error(function()
+      rl.prompt "{formla}":render { formula = 1, actions = 2 }
+    end, "prompt: unknown field '{formla}' (did you mean '{formula}'?)")
+  end)
+end)
+
+describe("schedule", function()
+  it("ends where it should", function()
+    local s = rl.cosine(1e-5, 1e-9)
+    assert.equal(1e-5, s:at(0))
+    assert.near(1e-9, s:at(1), 1e-15)
+    assert.near((1e-5 + 1e-9) / 2, s:at(0.5), 1e-12)
+    assert.near(1e-9, s:at(7), 1e-15)
+    assert.equal(0.5, rl.linear(1):at(0.5))
+    assert.near(0.5, rl.linear(1):at(0.05, 0.1), 1e-12)
+    assert.equal(3e-4, rl.constant(3e-4):at(0.9))
+    assert.error_matches(function()
+      rl.cosine(-1)
+    end, "cosine: wanted a rate of 0 or more, got -1", 1, true)
+  end)
+end)

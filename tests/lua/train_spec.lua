@@ -1,0 +1,174 @@
+package.path = "tests/lua/?.lua;" .. package.path
+local fake = require "support.fake"
+local fs = require "rl4vlm.fs"
+local json = require "rl4vlm.json"
+local progress = require "rl4vlm.progress"
+local recipe = require "rl4vlm.recipe"
+local run = require "rl4vlm.run"
+local train = require "rl4vlm.train"
+
+local quiet = progress.new(true)
+
+-- Trains in `dir` from the start or from its newest checkpoint, as the verb does.
+local function trainer(dir, settings, on_model)
+  local folder = run.is_run(dir) and run.open(dir)
+    or run.create(dir, { recipe = recipe.plain(settings) })
+  local n, state = folder:latest()
+  local checkpoint = n and ("%s/checkpoints/%d"):format(dir, n)
+  local model = fake.model(checkpoint)
+  if on_model then
+    on_model(model)
+  end
+  return train.new {
+    settings = settings,
+    run = folder,
+    model = model,
+    state = state,
+    checkpoint = checkpoint,
+    progress = quiet,
+  }
+end
+
+local function timeless(dir)
+  local lines = {}
+  for i, line in ipairs(run.open(dir):lines("metrics.jsonl")) do
+    lines[i] = {}
+    for key, value in pairs(line) do
+      if not key:find("^timing_") and not key:find("^perf/") then
+        lines[i][key] = value
+      end
+    end
+  end
+  return lines
+end
+
+describe("training", function()
+  local work
+  lazy_setup(function()
+    fake.install()
+    work = assert(fs.tempdir("train_spec"))
+  end)
+  lazy_teardown(function()
+    fs.remove_tree(work)
+  end)
+
+  it("learns, and writes what a run's folder holds", function()
+    local dir = work .. "/plain"
+    trainer(dir, fake.recipe():resolve()):train()
+    local lines = run.open(dir):lines("metrics.jsonl")
+    assert.equal(7, #lines)
+    assert.equal(0, lines[1].update)
+    assert.equal(192, lines[7].env_steps)
+    assert.is_true(lines[7]["val/success_rate"] > lines[1]["val/success_rate"])
+    for i, line in ipairs(lines) do
+      assert.equal(i > 1 and 0 or json.null, line["training/rollout_probs_diff_max"])
+      for key, value in pairs(line) do
+        assert.is_true(type(value) == "number" or value == json.null, key)
+      end
+    end
+    assert.is_true(lines[2]["episode/read_right_rate"] > 0.8)
+    assert.is_true(lines[2]["episode/invalid_rate"] > 0)
+    local folder = run.open(dir)
+    local list = folder:checkpoints()
+    assert.equal(6, list[#list])
+    assert.is_true(#list <= 3)
+    assert.is_true(fs.exists(run.model_path(dir .. "/best") .. "/model.json"))
+    assert.equal(dir .. "/checkpoints/6", run.model_path(dir))
+    local episodes = folder:lines("episodes.jsonl")
+    assert.is_true(#episodes >= 8)
+    assert.equal("png", fs.read_file(dir .. "/" .. episodes[1].steps[1].image):sub(1, 3))
+    assert.is_nil(fs.read_file(dir .. "/metrics.jsonl"):lower():find("nan"))
+  end)
+
+  -- Stops at every kind of moment: in a rollout, in an update, in an evaluation, while writing.
+  for _, opaque in ipairs { false, true } do
+    it(("goes on as if nothing had happened (%s)"):format(opaque and "replayed" or "restored"), function()
+      fake.install(opaque)
+      local plain, broken = work .. "/a" .. tostring(opaque), work .. "/b" .. tostring(opaque)
+      local settings = fake.recipe { schedule = { checkpoint_every = 2 } }:resolve()
+      trainer(plain, settings):train()
+      local budget = 37
+      for _ = 1, 200 do
+        local calls = 0
+        local t = trainer(broken, settings, function(model)
+          for _, name in ipairs { "reply", "score", "save" } do
+            local real = getmetatable(model).__index[name]
+            model[name] = function(...)
+              calls = calls + 1
+              if calls > budget then
+                error("killed", 0)
+              end
+              return real(...)
+            end
+          end
+        end)
+        local ok, err = pcall(t.train, t)
+        if ok then
+          break
+        end
+        assert.equal("killed", err:match("^[^\n]*"))
+        budget = budget + 13
+      end
+      assert.same(timeless(plain), timeless(broken))
+      assert.equal(fs.read_file(plain .. "/episodes.jsonl"), fs.read_file(broken .. "/episodes.jsonl"))
+      assert.equal(fs.read_file(run.model_path(plain) .. "/model.json"),
+        fs.read_file(run.model_path(broken) .. "/model.json"))
+      fake.install()
+    end)
+  end
+
+  it("does not depend on who finishes first", function()
+    local settings = fake.recipe():resolve()
+    trainer(work .. "/fast", settings):train()
+    local delay = fake.delay
+    fake.delay = function(request)
+      return request.episode % 3 == 0 and 9 or 1
+    end
+    trainer(work .. "/slow", settings):train()
+    fake.delay = delay
+    assert.same(timeless(work .. "/fast"), timeless(work .. "/slow"))
+  end)
+
+  it("stops at a bad gradient and keeps the last good checkpoint", function()
+    local dir = work .. "/poisoned"
+    local t = trainer(dir, fake.recipe():resolve())
+    fake.poison = 0 / 0
+    local ok, err = pcall(t.train, t)
+    fake.poison = nil
+    assert.is_false(ok)
+    assert.error_matches(function()
+      error(err, 0)
+    end, "update 1, epoch 1, minibatch 1: the gradient's norm is %-?nan")
+    assert.equal(0, (run.open(dir):latest()))
+  end)
+
+  it("stops where scoring differs from sampling", function()
+    local t = trainer(work .. "/differs", fake.recipe():resolve(), function(model)
+      local real = model.logprobs
+      model.logprobs = function(self, ids, answer, temperature)
+        local list = real(self, ids, answer, temperature)
+        list[1] = self.kept == nil and list[1] or -0.25
+        return list
+      end
+    end)
+    t.model.kept = nil
+    local score = t.model.score
+    t.model.score = function(self, samples, o)
+      self.kept = {}
+      return score(self, samples, o)
+    end
+    assert.error_matches(function()
+      t:train()
+    end, "update 1, epoch 1, minibatch 1: token probabilities of sampling and scoring differ by 0.221, "
+      .. "the bound %(algorithm.max_probs_diff%) is 0")
+  end)
+
+  it("refuses a folder that holds a run", function()
+    assert.has_error(function()
+      run.create(work .. "/plain", {})
+    end, ("%s/plain: holds a run already (go on with it: --resume %s/plain)"):format(work, work))
+    assert.has_error(function()
+      run.open(work .. "/nothing")
+    end, ("%s/nothing: no run here (wanted %s/nothing/manifest.json)"):format(work, work))
+  end)
+end)
