@@ -3,8 +3,8 @@ local fs = require "rl4vlm.fs"
 local hash = require "rl4vlm.hash"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
+local model_name = require "rl4vlm.model_name"
 local recipe = require "rl4vlm.recipe"
-local run = require "rl4vlm.run"
 
 local M = {}
 
@@ -12,9 +12,9 @@ local HEAD = 1 << 20 -- of a weight file, this much and its size name it
 
 -- A digest of a model's files: small ones whole, weights by their beginning and size.
 local function model_hash(name)
-  local path = run.model_path(name)
-  if not fs.exists(path) then
-    path = host.root .. "/models/" .. name
+  local found, path = pcall(model_name.resolve, name)
+  if not found then
+    return json.null
   end
   local parts = {}
   for _, file in ipairs(fs.list(path) or {}) do

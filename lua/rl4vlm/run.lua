@@ -4,8 +4,8 @@
 --     manifest.json        what was run: written first
 --     metrics.jsonl        one object an update
 --     episodes.jsonl       some episodes, their frames in images/
---     checkpoints/N/       the model after update N, the optimiser, state.json; never a part of one
---     best.json            which checkpoint was best on held-out episodes
+--     checkpoints/N/       after update N: model/, optimizer.safetensors, state.json; all or nothing
+--     best                 which checkpoint was best on held-out episodes
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
 
@@ -168,9 +168,9 @@ function Run:latest()
   end
 end
 
----Says which checkpoint is the best so far.
-function Run:mark_best(n, success)
-  must(fs.write_atomic(self:path("best.json"), json.encode { update = n, success_rate = success }))
+---Says which checkpoint is the best so far: the file `best` holds its place in the run.
+function Run:mark_best(n)
+  must(fs.write_atomic(self:path("best"), ("checkpoints/%d\n"):format(n)))
 end
 
 ---Keeps the newest `keep` checkpoints and the best.
@@ -196,27 +196,6 @@ function Run:cut_back(state)
   end
   must(fs.remove_tree(self:path(".writing")))
   must(fs.remove_tree(self:path(".dropped")))
-end
-
----Where a model lies: RUN and RUN/best lead to a checkpoint, anything else is itself.
----@param name string a name, a folder, RUN, RUN/best or RUN/checkpoints/N
----@return string
-function M.model_path(name)
-  name = name:gsub("(.)/+$", "%1")
-  local parent = name:match("^(.*)/best$")
-  if parent and M.is_run(parent) and not fs.exists(name) then
-    if not fs.exists(parent .. "/best.json") then
-      error(("%s: no best checkpoint yet (no held-out evaluation was made)"):format(parent), 0)
-    end
-    return ("%s/checkpoints/%d"):format(parent, read_json(parent .. "/best.json").update)
-  elseif M.is_run(name) then
-    local n = M.open(name):latest()
-    if not n then
-      error(("%s: this run has no checkpoint yet"):format(name), 0)
-    end
-    return ("%s/checkpoints/%d"):format(name, n)
-  end
-  return name
 end
 
 ---The model whose settings a recipe's `by_model` holds: of a run, the one that it began with.

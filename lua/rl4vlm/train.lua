@@ -8,6 +8,7 @@ local evaluation = require "rl4vlm.eval"
 local gae = require "rl4vlm.gae"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
+local load = require "rl4vlm.load"
 local metrics = require "rl4vlm.metrics"
 local progress = require "rl4vlm.progress"
 local rollout = require "rl4vlm.rollout"
@@ -98,19 +99,15 @@ end
 
 ---Writes a checkpoint of the state between two updates.
 function Trainer:save()
-  local model, settings = self.model, self.settings
+  local settings = self.settings
   self.run:checkpoint(self.state.update, self.state, function(dir)
-    if settings.lora.r > 0 then
-      model:save_adapter(dir)
-    else
-      model:save(dir)
-    end
+    load.save(self.model, settings, dir .. "/model")
     self.optimizer:save(dir .. "/optimizer.safetensors")
   end)
   self.saved = self.state.update
   local best = self.state.best
   if best and best.update == self.state.update then
-    self.run:mark_best(best.update, best.success_rate)
+    self.run:mark_best(best.update)
   end
   self.run:prune(settings.schedule.keep, best and best.update)
 end

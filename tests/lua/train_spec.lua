@@ -2,6 +2,7 @@ package.path = "tests/lua/?.lua;" .. package.path
 local fake = require "support.fake"
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
+local model_name = require "rl4vlm.model_name"
 local progress = require "rl4vlm.progress"
 local recipe = require "rl4vlm.recipe"
 local run = require "rl4vlm.run"
@@ -72,8 +73,8 @@ describe("training", function()
     local list = folder:checkpoints()
     assert.equal(6, list[#list])
     assert.is_true(#list <= 3)
-    assert.is_true(fs.exists(run.model_path(dir .. "/best") .. "/model.json"))
-    assert.equal(dir .. "/checkpoints/6", run.model_path(dir))
+    assert.is_true(fs.exists(model_name.resolve(dir .. "/best") .. "/model.json"))
+    assert.equal(dir .. "/checkpoints/6/model", model_name.resolve(dir .. "/checkpoints/6"))
     local episodes = folder:lines("episodes.jsonl")
     assert.is_true(#episodes >= 8)
     assert.equal("png", fs.read_file(dir .. "/" .. episodes[1].steps[1].image):sub(1, 3))
@@ -111,8 +112,8 @@ describe("training", function()
       end
       assert.same(timeless(plain), timeless(broken))
       assert.equal(fs.read_file(plain .. "/episodes.jsonl"), fs.read_file(broken .. "/episodes.jsonl"))
-      assert.equal(fs.read_file(run.model_path(plain) .. "/model.json"),
-        fs.read_file(run.model_path(broken) .. "/model.json"))
+      assert.equal(fs.read_file(plain .. "/checkpoints/6/model/model.json"),
+        fs.read_file(broken .. "/checkpoints/6/model/model.json"))
       fake.install()
     end)
   end

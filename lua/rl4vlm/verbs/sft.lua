@@ -22,11 +22,7 @@ end
 
 local function save(folder, settings, model, optimizer, state)
   folder:checkpoint(state.update, state, function(dir)
-    if settings.lora.r > 0 then
-      model:save_adapter(dir)
-    else
-      model:save(dir)
-    end
+    load.save(model, settings, dir .. "/model")
     optimizer:save(dir .. "/optimizer.safetensors")
   end)
   folder:prune(settings.schedule.keep, nil)
@@ -40,7 +36,7 @@ local function evaluate(folder, settings, model, state)
     temperature = settings.eval.temperature,
     slots = math.min(16, settings.schedule.eval_episodes),
   })))
-  folder:mark_best(state.update, line["val/success_rate"])
+  folder:mark_best(state.update)
   return line
 end
 
@@ -94,7 +90,7 @@ function M.run(call)
   folder:cut_back(state)
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
   local model = load.model(settings, checkpoint or settings.model,
-    { train = true, base = settings.model, slots = 16 })
+    { train = true, resumed = n ~= nil, slots = 16 })
   state = state or { update = 0, samples = 0 }
   learn(call, folder, settings, model, state)
   local line = evaluate(folder, settings, model, state)

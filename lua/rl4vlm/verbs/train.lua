@@ -149,7 +149,7 @@ function M.run(call)
   local trainer = train.new {
     settings = settings,
     run = folder,
-    model = load.model(settings, checkpoint or settings.model, { train = true, base = settings.model }),
+    model = load.model(settings, checkpoint or settings.model, { train = true, resumed = n ~= nil }),
     reference = reference(settings),
     state = state,
     checkpoint = checkpoint,

@@ -118,7 +118,9 @@ function Model:lora_enable(on)
 end
 
 function Model:save(dir)
+  assert(fs.mkdirs(dir))
   assert(fs.write_atomic(dir .. "/model.json", json.encode { theta = self.theta, critic = self.critic }))
+  assert(fs.write_atomic(dir .. "/config.json", "{}"))
 end
 
 local Optimizer = {}
@@ -226,7 +228,7 @@ function M.model(dir)
       end,
     },
   }
-  local saved = dir and fs.read_file(dir .. "/model.json")
+  local saved = dir and fs.read_file(dir .. "/model/model.json")
   if saved then
     saved = json.decode(saved)
     self.theta, self.critic = saved.theta, saved.critic
