@@ -5,7 +5,8 @@
 
 #include "model.h"
 
-enum { MOST = 1 << 24 }; // no dimension of a model comes near: products stay far below 2^63
+// No dimension of a model comes near: products stay far below 2^63.
+enum { MOST = 1 << 24, MOST_LAYERS = 1 << 12 };
 
 typedef struct {
     const char *name;
@@ -100,8 +101,19 @@ rv_status rv_arch_check(const rv_arch *a, rv_err *e) {
         {"text.mlp", t->mlp},           {"text.max_positions", t->max_positions},
     };
     RV_TRY(in_range(fields, (int)(sizeof fields / sizeof *fields), e));
+    if (t->layers > MOST_LAYERS || a->vision.layers > MOST_LAYERS) {
+        return RV_FAIL(e, RV_EARG, "%d + %d layers: wanted at most %d in a tower", a->vision.layers,
+                       t->layers, MOST_LAYERS);
+    }
     RV_TRY(divides("text.kv_heads", t->kv_heads, "text.heads", t->heads, e));
-    RV_TRY(divides("2", 2, "text.head_dim", t->head_dim, e));
+    if (t->head_dim % 2) {
+        return RV_FAIL(e, RV_EARG, "text.head_dim is %d: wanted an even number", t->head_dim);
+    }
+    if (!(t->eps > 0) || (a->vision.width && !(a->vision.eps > 0))) {
+        return RV_FAIL(e, RV_EARG, "%s.eps is %g: wanted a positive number",
+                       t->eps > 0 ? "vision" : "text",
+                       (double)(t->eps > 0 ? a->vision.eps : t->eps));
+    }
     if (t->window < 0) {
         return RV_FAIL(e, RV_EARG, "text.window is %d: wanted 0 (none) or more", t->window);
     }
