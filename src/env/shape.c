@@ -14,6 +14,11 @@ typedef struct {
 
 static double clampd(double v, double lo, double hi) { return v < lo ? lo : v > hi ? hi : v; }
 
+// The point at `t` of the way from a to b, never beyond them.
+static double between(double a, double b, double t) {
+    return clampd(a + (b - a) * t, fmin(a, b), fmax(a, b));
+}
+
 // Adds the piece of an edge that lies in one row: from (x0, row) to (x1, row), `dy` high (signed).
 static void add_in_row(const coverage *m, float *row, double x0, double x1, double dy) {
     if (x0 > x1) {
@@ -25,7 +30,7 @@ static void add_in_row(const coverage *m, float *row, double x0, double x1, doub
     if (first >= m->w) {
         return; // changes nothing on the map
     }
-    if (first == last || x1 == x0) {
+    if (first == last) {
         double right = 1 - ((x0 + x1) / 2 - first); // share of the first pixel right of the edge
         row[first] += (float)(dy * right);
         row[first + 1] += (float)(dy * (1 - right));
@@ -56,11 +61,10 @@ static void add_edge(const coverage *m, double x0, double y0, double x1, double 
         y1 = t;
         sign = -1;
     }
-    double slope = (x1 - x0) / (y1 - y0);
     for (int r = (int)y0; r < m->h && r < y1; r++) {
         double a = y0 > r ? y0 : r, b = y1 < r + 1.0 ? y1 : r + 1.0;
-        double xa = clampd(x0 + (a - y0) * slope, 0, m->w);
-        double xb = clampd(x0 + (b - y0) * slope, 0, m->w);
+        double xa = between(x0, x1, (a - y0) / (y1 - y0));
+        double xb = between(x0, x1, (b - y0) / (y1 - y0));
         add_in_row(m, m->delta + (size_t)r * (size_t)(m->w + 2), xa, xb, sign * (b - a));
     }
 }
@@ -76,7 +80,7 @@ static void add_columns(const coverage *m, double x0, double y0, double x1, doub
     }
     double border = cuts == 0 ? 0 : m->w;
     if ((x0 < border) != (x1 < border)) {
-        double y = clampd(y0 + (border - x0) * (y1 - y0) / (x1 - x0), fmin(y0, y1), fmax(y0, y1));
+        double y = between(y0, y1, (border - x0) / (x1 - x0));
         add_columns(m, x0, y0, border, y, cuts + 1);
         add_columns(m, border, y, x1, y1, cuts + 1);
     } else {
@@ -90,8 +94,8 @@ static void add_clipped(const coverage *m, double x0, double y0, double x1, doub
     if (cy0 == cy1) {
         return;
     }
-    double slope = (x1 - x0) / (y1 - y0);
-    add_columns(m, x0 + (cy0 - y0) * slope, cy0, x0 + (cy1 - y0) * slope, cy1, 0);
+    double t0 = (cy0 - y0) / (y1 - y0), t1 = (cy1 - y0) / (y1 - y0);
+    add_columns(m, between(x0, x1, t0), cy0, between(x0, x1, t1), cy1, 0);
 }
 
 // The part of the polygon's bounding box that lies on the canvas; false when there is none.
