@@ -65,12 +65,13 @@ local function stream(self, step)
 end
 
 local function info_of(self)
-  local info = self.def.info and self.def.info(self, self.game) or {}
-  info.state = self.def.show and self.def.show(self, self.game) or M.copy(self.game)
-  info.steps = self.game.steps
-  info.total_reward = self.game.total_reward
-  info.success = self.game.total_reward > 0
-  return info
+  local game = self.game
+  return {
+    state = M.copy(game),
+    steps = game.steps,
+    total_reward = game.total_reward,
+    success = game.total_reward > 0,
+  }
 end
 
 local function observe(self)
@@ -100,7 +101,8 @@ function Env:reset(args)
   local before = self.game
   local start = M.copy(args.start or {})
   local game = self.def.reset(self, stream(self, 0), start)
-  game.steps = check_integer(self.name, "start.steps", start.steps or game.steps or 0, 0, 1 << 30, 2)
+  game.steps = check_integer(self.name, "start.steps", start.steps or game.steps or 0, 0, 1 << 30,
+    2)
   game.total_reward = tonumber(start.total_reward) or 0
   self.game, self.live = game, true
   self.def.begin(self, before)
@@ -125,6 +127,9 @@ function Env:step(action)
     self.def.step(self, game, action, stream(self, game.steps + 1))
   game.steps = game.steps + 1
   game.total_reward = game.total_reward + reward
+  if truncated and self.options.limit_terminates then
+    terminated, truncated = true, false
+  end
   self.live = not (terminated or truncated)
   return observe(self), reward, terminated or false, truncated or false, info_of(self)
 end
@@ -196,13 +201,16 @@ local function nothing() end
 
 ---Makes an environment module.
 ---
----`def`: `name`; `actions` (list); `options` (switches and their defaults); `rules` (rule set ->
----changed switches; "intended" is the default set); `reset(self, rng, start)` -> game (a plain
----table; `start` holds the fields that the caller asked for); `step(self, game, action, rng)` ->
----reward, terminated, truncated (changes `game`); `draw(self, game)` -> image; and optionally
----`choices` (option -> the set of its values); `observe(self, game)` -> what the prompt may say; `show(self, game)` -> info.state;
----`legal(self, game, action)`; `expert(self, game)` -> fields; `answer_fields` (their order);
----`begin(self, game_before)` and `leave(self)`: after a reset, and before a step.
+---`def` holds: `name`; `actions` (list); `reset(self, rng, start)` -> game, a plain table (`start`
+---holds the fields that the caller asked for); `step(self, game, action, rng)` -> reward,
+---terminated, truncated (it changes `game`); `draw(self, game)` -> image; and optionally
+---* `options`: switches and their defaults (`limit_terminates` is always there); `choices`: for an
+---  option that is a word, the set of its values; `rules`: rule set -> the switches that it
+---  changes ("intended" is the default set);
+---* `observe(self, game)` -> what the prompt may say; `legal(self, game, action)`;
+---  `expert(self, game)` -> fields, and `answer_fields`, their order;
+---* `begin(self, game_before)` and `leave(self)`, called after a reset and before a step, and
+---  `one_slot(self)` -> true, for what reaches from one episode into the next (`self.memory`).
 ---@param def table
 ---@return { name: string, new: fun(options?: table): rl4vlm.Env }
 function M.define(def)
@@ -213,7 +221,9 @@ function M.define(def)
   end
   local rules = def.rules or {}
   rules.intended = rules.intended or {}
-  local known = M.copy(def.options or {})
+  local defaults = M.copy(def.options or {})
+  defaults.limit_terminates = false
+  local known = M.copy(defaults)
   known.rules = "intended"
   def.begin, def.leave = def.begin or nothing, def.leave or nothing
 
@@ -231,7 +241,7 @@ function M.define(def)
     end
     local self = setmetatable({
       name = def.name, rules = set, def = def, live = false, memory = {},
-      options = M.copy(def.options or {}), answer_fields = M.copy(def.answer_fields or {}),
+      options = M.copy(defaults), answer_fields = M.copy(def.answer_fields or {}),
       action_list = M.copy(def.actions), action_set = {},
       place = { seed = 0, episode = 0, split = "train" },
     }, Env)

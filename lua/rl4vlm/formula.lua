@@ -116,7 +116,7 @@ end
 local function step_of(spec)
   return function(self, game, action)
     if taken(self, game) > spec.limit then
-      return -1, self.options.limit_terminates, not self.options.limit_terminates
+      return -1, false, true
     end
     if action == "=" then
       return evaluate(self, spec, game), true, false
@@ -224,8 +224,7 @@ function M.define(spec)
     name = spec.name,
     actions = spec.actions,
     options = {
-      blank_tokens = false, clip_formula = false, limit_terminates = false,
-      python_eval = false, stale_prompt = false,
+      blank_tokens = false, clip_formula = false, python_eval = false, stale_prompt = false,
     },
     rules = {
       intended = {},
