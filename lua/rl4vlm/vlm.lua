@@ -101,7 +101,7 @@ end
 
 -- The adapter to put beside the base: a loaded one, a fresh one, or none.
 local function attach(self, options, opened)
-  if opened then
+  if opened and not options.lora then
     adapter.attach(opened, self.family, self.core, options.train_adapter or false)
     return opened
   elseif options.lora then
@@ -145,21 +145,27 @@ local function read_template(dir)
   end
 end
 
--- Builds the model around an opened (or fresh) checkpoint.
-local function build(source, options, opened, init)
+-- The model around an opened (or fresh) checkpoint, without its numbers.
+local function describe(source, opened)
   local self = setmetatable({ dir = source.dir, source = source, family = source.family,
-    config = source.config, arch = source.arch, eos = source.eos,
+    config = source.config, arch = source.arch, eos = source.eos, opened_adapter = opened,
     image_token = source.arch.image_token, image_tokens = source.arch.image_tokens }, Model)
+  self.pixels_of = pixel_cache.new(function(image)
+    return self:make_pixels(image)
+  end)
+  return self
+end
+
+-- Takes the memory and sets every number.
+local function start(self, options, init)
+  local source = self.source
   local o, max_tokens = core_options(options, source)
   self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
   self.core = core.new(source.arch, o)
   source:match(self.core:params())
-  self.adapter = attach(self, options, opened)
+  self.adapter = attach(self, options, self.opened_adapter)
   memory.check(self.core:plan(), o)
   fill(self, options, init)
-  self.pixels_of = pixel_cache.new(function(image)
-    return self:make_pixels(image)
-  end)
   return self
 end
 
@@ -179,20 +185,54 @@ function Model.__index(self, key)
   return Model[key]
 end
 
----Loads a model.
+---Opens a model's files without taking memory for its numbers: config, prompts and pixels work.
 ---@param name string  a folder in Hugging Face's layout, a run, a run's checkpoint, or a built-in model
+---@param adapter_name? string  folder of a LoRA adapter
+---@return rl4vlm.Model
+function M.open(name, adapter_name)
+  local dir = model_name.resolve(name)
+  local opened = adapter_name and adapter.open(model_name.resolve(adapter_name))
+  if not fs.exists(dir .. "/config.json") then
+    opened = opened or adapter.open(dir)
+    dir = model_name.base_of(dir, opened.base)
+  end
+  return describe(checkpoint.open(dir), opened)
+end
+
+---Bytes that the model would take with these options; nothing is taken.
+---@param options rl4vlm.vlm.Options
+---@return table  bytes by name
+function Model:plan_for(options)
+  check_options(options, known_options)
+  local probe <close> = core.new(self.arch, (core_options(options, self.source)))
+  attach({ core = probe, family = self.family, dir = self.dir }, options, self.opened_adapter)
+  return probe:plan()
+end
+
+---How weights are kept: what is asked for, or the default.
+---@param dtype? string
+---@return "fp32"|"bf16"|"fp16"
+function Model:dtype_for(dtype)
+  return pick_dtype(dtype, self.source)
+end
+
+---Loads the numbers of an opened model.
+---@param options? rl4vlm.vlm.Options
+---@return rl4vlm.Model self
+function Model:start(options)
+  options = options or {}
+  check_options(options, known_options)
+  return start(self, options)
+end
+
+---Loads a model.
+---@param name string  as for open
 ---@param options? rl4vlm.vlm.Options
 ---@return rl4vlm.Model
 function M.load(name, options)
   options = options or {}
   check_options(options, known_options)
-  local dir = model_name.resolve(name)
-  local opened = options.adapter and adapter.open(model_name.resolve(options.adapter))
-  if not fs.exists(dir .. "/config.json") then
-    opened = opened or adapter.open(dir)
-    dir = model_name.base_of(dir, opened.base)
-  end
-  return build(checkpoint.open(dir), options, opened)
+  return start(M.open(name, options.adapter), options)
 end
 
 local new_options = { "config", "files", "init", table.unpack(known_options) }
@@ -207,7 +247,7 @@ local new_options = { "config", "files", "init", table.unpack(known_options) }
 ---@return rl4vlm.Model
 function M.new(options)
   check_options(options, new_options)
-  return build(checkpoint.fresh(options.config, options.files), options, nil, options.init)
+  return start(describe(checkpoint.fresh(options.config, options.files)), options, options.init)
 end
 
 -- ---- prompts and images ----

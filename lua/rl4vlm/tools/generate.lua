@@ -1,0 +1,116 @@
+-- generate.lua - rl4vlm -m generate: answers to a file of requests, many at a time.
+local generation_settings = require "rl4vlm.generation_settings"
+local json = require "rl4vlm.json"
+local requests = require "rl4vlm.requests"
+local tool_main = require "rl4vlm.tool_main"
+local vlm = require "rl4vlm.vlm"
+
+local M = {}
+
+local tool = {
+  name = "generate",
+  usage = "MODEL --in Q.jsonl --out A.jsonl [options]",
+  about = "Generates an answer to every request of a file.",
+  required = { "in", "out" },
+  rows = {
+    { "in", "text", "FILE", "requests, a JSON object a line" },
+    { "out", "text", "FILE", "replies, in the order of the requests" },
+    { "max-new-tokens", "integer", "N", "the longest answer (default 256)" },
+    { "temperature", "number", "T", "0: the most likely token (default 1)" },
+    { "top-k", "integer", "K", "draw among the K most likely (default: all)" },
+    { "top-p", "number", "P", "draw among those that make up P (default: all)" },
+    { "min-p", "number", "P", "draw among those with P of the most likely one's probability" },
+    { "seed", "integer", "N", "of the draws (default 0)" },
+    { "stop", "text", "TEXT", "end an answer behind this text", many = true },
+    { "ignore-eos", "flag", nil, "do not end answers at the end-of-sequence token" },
+    { "generation-config", "flag", nil, "settings of generation_config.json where no option is given" },
+    { "slots", "integer", "N", "requests that run at the same time (default 16)" },
+    table.unpack(tool_main.model_rows),
+  },
+}
+
+local function within(o, name, least, most)
+  local value = o[name]
+  if value and not (value >= least and value <= most) then
+    return ("--%s wants a number from %g to %g, got %g"):format(name, least, most, value)
+  end
+end
+
+function tool.check(o)
+  return within(o, "max-new-tokens", 1, 1 << 24) or within(o, "temperature", 0, 1e6) or within(o, "top-k", 0, 1 << 30)
+    or within(o, "top-p", 0, 1) or within(o, "min-p", 0, 1) or within(o, "slots", 1, 1024)
+    or within(o, "threads", 0, 4096)
+end
+
+-- Checks every line; gives their number and the most tokens that one needs.
+local function survey(model, path, max_new)
+  local file, count, most = requests.open(model, path, false), 0, 0
+  local limit = model.arch.text.max_positions
+  for request in file.next, file do
+    local total = #request.ids + max_new
+    if total > limit then
+      error(("%s: a prompt of %d tokens and --max-new-tokens %d are more than the model's %d positions"):format(
+        request.where, #request.ids, max_new, limit), 0)
+    end
+    count, most = count + 1, math.max(most, total)
+  end
+  file:close()
+  return count, most
+end
+
+local function start_request(generator, request, index, settings)
+  local ok, err = pcall(generator.submit, generator, { key = { index, request }, ids = request.ids,
+    images = requests.images(request), max_new_tokens = settings.max_new_tokens,
+    temperature = settings.temperature, top_k = settings.top_k, top_p = settings.top_p, min_p = settings.min_p,
+    stop = settings.stop, eos = settings.eos, seed = settings.seed, episode = index, step = 0 })
+  if not ok then
+    error(("%s: %s"):format(request.where, err), 0)
+  end
+end
+
+local function reply_line(reply)
+  local request = reply.key[2]
+  return reply.key[1], { id = request.id, prompt_ids = request.ids, answer_ids = json.list(reply.answer),
+    text = reply.text, logprobs = json.list(reply.logprobs), finish = reply.finish }
+end
+
+local function run_all(model, path, settings, out)
+  local file, index, more = requests.open(model, path, false), 0, true
+  local generator <close> = model:generator {}
+  while more or generator:busy() do
+    while more and generator:free() > 0 do
+      local request = file:next()
+      more = request ~= nil
+      if more then
+        index = index + 1
+        start_request(generator, request, index, settings)
+      end
+    end
+    for _, reply in ipairs(generator:step()) do
+      out:put(reply_line(reply))
+    end
+  end
+  file:close()
+end
+
+function tool.run(o, name)
+  local model = vlm.open(name, o.adapter)
+  local settings = generation_settings.read(model, o)
+  local count, most = survey(model, o["in"], settings.max_new_tokens)
+  local slots = math.max(1, math.min(o.slots or 16, count))
+  local out <close> = requests.replies(o.out)
+  if count > 0 then
+    model:start { device = o.device, dtype = o.dtype, threads = o.threads, slots = slots,
+      max_tokens = math.max(most, 2) }
+    run_all(model, o["in"], settings, out)
+  end
+  out:commit()
+end
+
+---@param args string[]
+---@return integer status
+function M.main(args)
+  return tool_main.run(tool, args)
+end
+
+return M

@@ -1,0 +1,181 @@
+-- score.lua - rl4vlm -m score: log-probabilities of given answers; logits and gradients for tests.
+local json = require "rl4vlm.json"
+local requests = require "rl4vlm.requests"
+local safetensors = require "rl4vlm.safetensors"
+local tensor = require "rl4vlm.tensor"
+local tool_main = require "rl4vlm.tool_main"
+local vlm = require "rl4vlm.vlm"
+
+local M = {}
+
+local tool = {
+  name = "score",
+  usage = "MODEL --in Q.jsonl --out S.jsonl [options]",
+  about = "Gives the log-probability of every token of the answers in a file.",
+  required = { "in", "out" },
+  rows = {
+    { "in", "text", "FILE", "requests with answers, a JSON object a line" },
+    { "out", "text", "FILE", "replies, in the order of the requests" },
+    { "temperature", "number", "T", "of the softmax (default 1; 0: untempered)" },
+    { "logits", "text", "FILE", "untempered logits (T, V) of every request, under its id" },
+    { "grads", "text", "FILE", "gradient of the weighted sum of all log-probabilities" },
+    table.unpack(tool_main.model_rows),
+  },
+}
+
+function tool.check(o)
+  if o.temperature and not (o.temperature >= 0 and o.temperature < 1e6) then
+    return ("--temperature wants a number of at least 0, got %g"):format(o.temperature)
+  end
+end
+
+-- Checks every line; gives sizes, and each line's place for --logits.
+local function survey(model, o)
+  local file, most, places = requests.open(model, o["in"], true), 0, {}
+  for request in file.next, file do
+    local total = #request.ids + #request.answer
+    most = math.max(most, total)
+    if o.logits then
+      local name = tostring(request.id)
+      if places[name] then
+        error(("%s: id: wanted ids that differ, came %s again"):format(request.where, name), 0)
+      end
+      places[name] = { offset = request.offset, number = request.number, total = total }
+    end
+  end
+  file:close()
+  return most, places
+end
+
+-- ---- log-probabilities and gradients ----
+
+local function finish_of(model, answer)
+  for _, id in ipairs(model.eos) do
+    if answer[#answer] == id then
+      return "eos"
+    end
+  end
+  return "length"
+end
+
+-- The text of an answer; none where the tokenizer can't be read (requests in ids run all the same).
+local function text_of(model, answer)
+  local ok, text = pcall(function()
+    return model.tokenizer:decode(answer, { skip_special = true })
+  end)
+  return ok and text or json.null
+end
+
+local function write_replies(model, batch, scores, out)
+  local logprobs = scores.logprobs:detach():tolist()
+  for i, request in ipairs(batch) do
+    local first, last = scores.offsets[i] + 1, scores.offsets[i + 1]
+    out:put(request.index, { id = request.id, prompt_ids = json.list(request.ids),
+      answer_ids = json.list(request.answer), text = text_of(model, request.answer),
+      logprobs = json.list(table.move(logprobs, first, last, 1, {})), finish = finish_of(model, request.answer) })
+  end
+end
+
+-- Adds the gradient of the weighted log-probabilities of a batch.
+local function add_gradient(batch, scores)
+  local weights = {}
+  for _, request in ipairs(batch) do
+    for k = 1, #request.answer do
+      weights[#weights + 1] = request.weights and request.weights[k] or 1.0
+    end
+  end
+  (scores.logprobs * tensor.new(weights, { dtype = "f32" })):sum():backward()
+end
+
+local function score_batch(model, batch, o, out)
+  local samples = {}
+  for i, request in ipairs(batch) do
+    samples[i] = { ids = request.ids, answer = request.answer, images = requests.images(request) }
+  end
+  local temperature = o.temperature ~= 0 and o.temperature or 1
+  local scores = model:score(samples, { temperature = temperature, grad = o.grads ~= nil })
+  if o.grads then
+    add_gradient(batch, scores)
+  end
+  write_replies(model, batch, scores, out)
+end
+
+local function score_all(model, o, out)
+  local file, batch, rows, index = requests.open(model, o["in"], true), {}, 0, 0
+  for request in file.next, file do
+    local total = #request.ids + #request.answer
+    if rows > 0 and rows + total > model.max_rows then
+      score_batch(model, batch, o, out)
+      batch, rows = {}, 0
+    end
+    index, rows = index + 1, rows + total
+    request.index = index
+    batch[#batch + 1] = request
+  end
+  if #batch > 0 then
+    score_batch(model, batch, o, out)
+  end
+  file:close()
+end
+
+-- Every trained parameter's gradient, named as in the checkpoint's or the adapter's own file.
+local function write_grads(model, path)
+  local specs, role_of = {}, {}
+  for _, param in ipairs(model.core:params()) do
+    if param.trained then
+      local name = model.adapter and model.adapter.names[param.role] or model.source.name_of[param.role]
+      specs[name], role_of[name] = { dtype = "F32", shape = param.shape }, param.role
+    end
+  end
+  local writer = safetensors.create(path, specs, { format = "pt" })
+  for name in writer.next, writer do
+    writer:put(model.core:get(role_of[name], "grad"))
+  end
+  writer:commit()
+end
+
+-- ---- logits ----
+
+-- Writes the logits in the file's order of names, reading each request again.
+local function write_logits(model, o, places)
+  local specs, file = {}, requests.open(model, o["in"], true)
+  for name, place in pairs(places) do
+    specs[name] = { dtype = "F32", shape = { place.total, model.arch.text.vocab } }
+  end
+  local writer = safetensors.create(o.logits, specs, { format = "pt" })
+  for name in writer.next, writer do
+    file:seek(places[name].offset, places[name].number)
+    local request = file:next()
+    local ids = table.move(request.answer, 1, #request.answer, #request.ids + 1, request.ids)
+    writer:put(model:logits(ids, requests.images(request)))
+  end
+  writer:commit()
+  file:close()
+end
+
+function tool.run(o, name)
+  local model = vlm.open(name, o.adapter)
+  local most, places = survey(model, o)
+  local out <close> = requests.replies(o.out)
+  if most > 0 then
+    local all = o.grads and not model.opened_adapter and { "vision", "connector", "language", "head" } or nil
+    model:start { device = o.device, dtype = o.dtype, threads = o.threads, train = all,
+      train_adapter = o.grads ~= nil and model.opened_adapter ~= nil, max_tokens = math.max(most, 2) }
+    score_all(model, o, out)
+  end
+  if o.grads then
+    write_grads(model, o.grads)
+  end
+  if o.logits then
+    write_logits(model, o, places)
+  end
+  out:commit()
+end
+
+---@param args string[]
+---@return integer status
+function M.main(args)
+  return tool_main.run(tool, args)
+end
+
+return M
