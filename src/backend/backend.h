@@ -211,6 +211,8 @@ typedef struct rv_backend {
                       bool add);
     /// dw += dy^T x in the order of w's master buffer, rows ascending on top of what dw holds (so a
     /// split of the rows over calls gives the same bits); db (N) += column sums of dy unless none.
+    /// With w->round_x both sides are rounded to bf16 and rows are taken two by two from the call's
+    /// first, so there a split keeps the bits at even rows.
     void (*linear_dw)(rv_ctx *c, rv_dev dw, rv_dev db, rv_dev dy, rv_dev x, int64_t m,
                       const rv_weight *w);
     /// da += lora_g^T x, db_ += scale dy^T lora_h; in the orders of a's and b's masters.
@@ -262,7 +264,8 @@ typedef struct rv_backend {
     void (*patchify)(rv_ctx *c, rv_dev y, rv_dev pixels, int64_t n_img, int64_t size,
                      int64_t patch);
 
-    // ---- attention: q, o (rows, H, D); k, v (rows, G, D); row strides in elements ----
+    // ---- attention: q, dq (rows, H, D) with row stride q_stride, k, v, dk, dv (rows, G, D) with
+    // kv_stride, in elements; o, d_o (rows, H, D) dense; D <= 512 ----
     /// Scratch that attention and attention_backward need for the longest sequence `max_len`.
     size_t (*attention_scratch)(const rv_ctx *c, const rv_attn *a, int64_t max_len);
     /// Packed sequences: sequence s has rows cu[s] .. cu[s+1]-1 (host, n_seq + 1 entries). lse

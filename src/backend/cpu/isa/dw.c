@@ -11,7 +11,10 @@
 
 #include "fn.h"
 
-enum { CHUNK = 256 }; // rows copied at a time, even
+enum {
+    CHUNK = 256,              // rows copied at a time, even
+    STRIP = CHUNK * MR + 16 // floats of a strip of X, not a multiple of the caches' ways
+};
 
 typedef struct {
     const rv_ctx *c;
@@ -25,19 +28,39 @@ typedef struct {
 
 static inline int64_t strips(int64_t k) { return (k + MR - 1) / MR; }
 
-// Columns col.. of rows m0.. as a strip (steps, width), times scale, padded with zeros.
-static void copy_strip(float *dst, int width, const float *src, int64_t ld, int64_t col, int64_t m0,
-                       int64_t steps, float scale) {
-    int64_t n = ld - col < width ? ld - col : width;
-    src += m0 * ld + col;
-    for (int64_t s = 0; s < steps; s++, src += ld, dst += width) {
-        if (n == width) {
-            for (int j = 0; j < width; j++) {
-                dst[j] = src[j] * scale;
+// X rows m0.. as strips k0..k1-1 of (steps, MR). Rows are read once from end to end; a copy writes
+// whole vectors, what it writes too much is overwritten by the next row or strip.
+static void copy_x(float *dst, const dw_args *a, int64_t k0, int64_t k1, int64_t m0,
+                   int64_t steps) {
+    enum { WIDE = (MR + VL - 1) / VL * VL };
+    for (int64_t s = 0; s < steps; s++) {
+        const float *src = a->x + (m0 + s) * a->k;
+        for (int64_t k = k0; k < k1; k++) {
+            float *d = dst + (k - k0) * STRIP + s * MR;
+            int64_t left = a->k - k * MR;
+            if (left >= WIDE) {
+                memcpy(d, src + k * MR, WIDE * sizeof *d);
+            } else {
+                int64_t n = left < MR ? left : MR;
+                memcpy(d, src + k * MR, (size_t)n * sizeof *d);
+                memset(d + n, 0, (size_t)(MR - n) * sizeof *d);
+            }
+        }
+    }
+}
+
+// NC columns of dY rows m0.. as (steps, NC), times scale, padded with zeros.
+static void copy_dy(float *dst, const dw_args *a, int64_t col, int64_t m0, int64_t steps) {
+    int64_t n = a->n - col < NC ? a->n - col : NC;
+    const float *src = a->dy + m0 * a->n + col;
+    for (int64_t s = 0; s < steps; s++, src += a->n, dst += NC) {
+        if (n == NC) {
+            for (int j = 0; j < NC; j++) {
+                dst[j] = src[j] * a->scale;
             }
         } else {
-            for (int64_t j = 0; j < width; j++) {
-                dst[j] = j < n ? src[j] * scale : 0;
+            for (int64_t j = 0; j < NC; j++) {
+                dst[j] = j < n ? src[j] * a->scale : 0;
             }
         }
     }
@@ -68,18 +91,16 @@ static void round_strip(float *strip, int width, int64_t steps) {
 }
 #endif
 
-// A strip ready for the tiles; returns its steps.
-static int64_t load_strip(const dw_args *a, float *dst, int width, const float *src, int64_t ld,
-                          int64_t col, int64_t m0, int64_t steps, float scale) {
-    copy_strip(dst, width, src, ld, col, m0, steps, scale);
+// Brings a strip of bf16 layers into pairs; returns the steps that the tiles take.
+static int64_t finish_strip(const dw_args *a, float *strip, int width, int64_t steps) {
     if (!a->paired) {
         return steps;
     }
     if (steps % 2) {
-        memset(dst + steps * width, 0, (size_t)width * sizeof *dst);
+        memset(strip + steps * width, 0, (size_t)width * sizeof *strip);
         steps++;
     }
-    round_strip(dst, width, steps);
+    round_strip(strip, width, steps);
     return steps / (PAIR_WIDTH == 1 ? 2 : 1);
 }
 
@@ -94,7 +115,7 @@ static void multiply(const dw_args *a, const float *x, const float *dy, int64_t 
     for (int64_t k = k0; k < k1; k++) {
         tile t = {.c = a->dw + panel * a->k + k * MR * RV_PANEL + col % RV_PANEL,
                   .ldc = RV_PANEL,
-                  .a = x + (k - k0) * CHUNK * MR,
+                  .a = x + (k - k0) * STRIP,
                   .ar = 1,
                   .at = MR,
                   .b = dy,
@@ -102,6 +123,9 @@ static void multiply(const dw_args *a, const float *x, const float *dy, int64_t 
                   .steps = steps,
                   .load = true};
         int64_t rows = a->k - k * MR < MR ? a->k - k * MR : MR;
+        for (int i = 0; i < MR; i++) { // the next strip's sums, needed as soon as it begins
+            __builtin_prefetch(t.c + (MR + i) * RV_PANEL, 1, 3);
+        }
         if (a->paired) {
             tile_words(&t, rows);
         } else {
@@ -123,14 +147,15 @@ static void add_columns(const dw_args *a, int64_t col, int64_t m0, int64_t steps
 static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int64_t k0, int64_t k1,
                      int64_t m0) {
     _Alignas(64) float dy[CHUNK * NC];
-    int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK, steps = 0;
-    for (int64_t k = k0; k < k1; k++) {
-        load_strip(a, work + (k - k0) * CHUNK * MR, MR, a->x, a->k, k * MR, m0, rows, 1);
+    int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK;
+    copy_x(work, a, k0, k1, m0, rows);
+    for (int64_t k = k0; a->paired && k < k1; k++) {
+        finish_strip(a, work + (k - k0) * STRIP, MR, rows);
     }
     for (int64_t col = p0 * RV_PANEL; col < p1 * RV_PANEL; col += NC) {
         if (col < a->n) {
-            steps = load_strip(a, dy, NC, a->dy, a->n, col, m0, rows, a->scale);
-            multiply(a, work, dy, col, k0, k1, steps);
+            copy_dy(dy, a, col, m0, rows);
+            multiply(a, work, dy, col, k0, k1, finish_strip(a, dy, NC, rows));
         }
         if (a->db && k0 == 0 && col % RV_PANEL == 0) {
             add_columns(a, col, m0, rows);
@@ -144,7 +169,7 @@ static void dw_part(void *arg, int tid, int team) {
     int64_t panels = rv_panels(a->n), pp = tid / a->k_parts, pk = tid % a->k_parts;
     int64_t p0 = panels * pp / a->panel_parts, p1 = panels * (pp + 1) / a->panel_parts;
     int64_t k0 = strips(a->k) * pk / a->k_parts, k1 = strips(a->k) * (pk + 1) / a->k_parts;
-    const int64_t most = RV_WORK_BYTES / (CHUNK * MR * (int64_t)sizeof(float));
+    const int64_t most = RV_WORK_BYTES / (STRIP * (int64_t)sizeof(float)) - 1;
     for (int64_t k = k0; k < k1; k += most) {
         for (int64_t m0 = 0; m0 < a->m; m0 += CHUNK) {
             dw_chunk(a, rv_work(a->c, tid), p0, p1, k, k1 - k < most ? k1 : k + most, m0);

@@ -2,8 +2,8 @@
 // them.
 //
 // Work is cut into a grid of row ranges and ranges of 32-column panels, one piece a thread; every
-// output element is computed whole on one thread. Inside a piece, blocks of rows pass over one
-// panel, STEPS of its steps at a time, so that both stay in the first caches; the sums wait in
+// output element is computed whole on one thread. Inside a piece, blocks of rows pass over a few
+// panels, STEPS of their steps at a time, so that both stay in the first caches; the sums wait in
 // memory in between, which costs no bits.
 #include "isa.h"
 #include "tile.h"
@@ -11,10 +11,10 @@
 #include "act.h"
 
 enum {
-    ROWS = 96,                // at most in a block
-    STEPS = 128,              // of a panel at a time: 16 KiB
-    BLOCK_BYTES = 256 * 1024, // of a block's activations
-    WIDEN_ROWS = 8            // from here on 16-bit panels are widened once for all rows
+    ROWS = 96,     // at most in a block
+    STEPS = 128,   // of a panel at a time: 16 KiB
+    GROUP = 4,     // panels that share a block's steps while they are near
+    WIDEN_ROWS = 8 // from here on 16-bit panels are widened once for all rows
 };
 
 static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {
@@ -131,29 +131,32 @@ static void tile_widened(tile *t, const product *g, const char *panel, int64_t s
     tile_f32(t, rows, RV_PANEL);
 }
 
-// c (rows, 32), rows ldc apart = rows row0.. of x times panel p; `rounded` holds those rows when
-// paired. With widened pairs they are in swapped order, see swap_pairs.
-static void product_tile(const product *g, float *c, int64_t ldc, const void *rounded, bool wide,
-                         int64_t row0, int64_t rows, int64_t p) {
-    int64_t all = steps_of(g);
-    const char *panel = g->panels + (size_t)(p * RV_PANEL * all) * rv_dtype_size(g->store);
+// Where the sums of a group of panels go.
+typedef struct {
+    float *c[GROUP]; // (rows, 32) each
+    int64_t ldc[GROUP];
+} sums;
+
+// Rows row0.. of x times `panels` panels from p on. `rounded` holds those rows when paired.
+static void product_group(const product *g, const sums *to, const void *rounded, bool wide,
+                          int64_t row0, int64_t rows, int64_t p, int64_t panels) {
+    const int64_t all = steps_of(g);
+    const size_t size = (size_t)(RV_PANEL * all) * rv_dtype_size(g->store);
     for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += STEPS) {
-        tile t = {.c = c,
-                  .ldc = ldc,
-                  .a = g->x + row0 * g->k,
-                  .ar = g->k,
-                  .at = 1,
-                  .ldb = RV_PANEL,
-                  .steps = all - s0 < STEPS ? all - s0 : STEPS,
-                  .load = s0 > 0};
-        if (g->paired) {
-            t.a = rounded;
-            t.ar = all / 2 * PAIR_WIDTH;
-        }
-        if (wide) {
-            tile_widened(&t, g, panel, s0, rows);
-        } else {
-            tile_stored(&t, g, panel, s0, rows);
+        for (int64_t i = 0; i < panels; i++) {
+            tile t = {.c = to->c[i], .ldc = to->ldc[i], .a = g->x + row0 * g->k, .ar = g->k,
+                      .at = 1, .ldb = RV_PANEL, .steps = all - s0 < STEPS ? all - s0 : STEPS,
+                      .load = s0 > 0};
+            if (g->paired) {
+                t.a = rounded;
+                t.ar = all / 2 * PAIR_WIDTH;
+            }
+            const char *panel = g->panels + (size_t)(p + i) * size;
+            if (wide) {
+                tile_widened(&t, g, panel, s0, rows);
+            } else {
+                tile_stored(&t, g, panel, s0, rows);
+            }
         }
     }
 }
@@ -220,39 +223,58 @@ static int64_t work_per_row(const product *g) {
     return g->panels && g->paired ? steps_of(g) / 2 * PAIR_WIDTH * (int64_t)sizeof(pair_t) : 0;
 }
 
-// Rows of a block: what the second cache and the rounding workspace hold, in whole tiles.
+// Rows of a block: what the rounding workspace holds.
 static int64_t block_rows(const job *b) {
-    int64_t rows = BLOCK_BYTES / ((b->main.k + 1) * (int64_t)sizeof(float)) / MR * MR;
-    rows = rows < 2 * MR ? 2 * MR : rows > ROWS ? ROWS : rows;
     int64_t work = work_per_row(&b->main) + work_per_row(&b->lora);
     RV_ASSERT(work <= RV_WORK_BYTES);
-    return work > 0 && RV_WORK_BYTES / work < rows ? RV_WORK_BYTES / work : rows;
+    return work > 0 && RV_WORK_BYTES / work < ROWS ? RV_WORK_BYTES / work : ROWS;
+}
+
+// A block of rows on its way through the panels.
+typedef struct {
+    const job *b;
+    int64_t row0, rows;
+    pair_t *work, *lora_work;
+    bool wide, wide_lora, plain;
+} block;
+
+static void block_group(const block *k, int64_t p, int64_t panels) {
+    _Alignas(64) float main[GROUP][ROWS * RV_PANEL], lora[GROUP][ROWS * RV_PANEL];
+    const job *b = k->b;
+    const int64_t n = b->main.n;
+    sums to, to_lora;
+    for (int i = 0; i < GROUP; i++) {
+        bool direct = k->plain && (p + i + 1) * RV_PANEL <= n;
+        to.c[i] = direct ? b->y + k->row0 * n + (p + i) * RV_PANEL : main[i];
+        to.ldc[i] = direct ? n : RV_PANEL;
+        to_lora.c[i] = lora[i];
+        to_lora.ldc[i] = RV_PANEL;
+    }
+    product_group(&b->main, &to, k->work, k->wide, k->row0, k->rows, p, panels);
+    if (b->lora.panels) {
+        product_group(&b->lora, &to_lora, k->lora_work, k->wide_lora, k->row0, k->rows, p, panels);
+    }
+    for (int64_t i = 0; i < panels; i++) {
+        int64_t col = (p + i) * RV_PANEL, left = n - col < RV_PANEL ? n - col : RV_PANEL;
+        for (int64_t r = 0; to.c[i] == main[i] && r < k->rows; r++) {
+            finish_row(b, k->row0 + r, col, left, main[i] + r * RV_PANEL,
+                       b->lora.panels ? lora[i] + r * RV_PANEL : NULL);
+        }
+    }
 }
 
 static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, int64_t p0,
                       int64_t p1) {
-    _Alignas(64) float sums[ROWS * RV_PANEL], lora[ROWS * RV_PANEL];
-    const bool two = b->lora.panels != NULL, plain = is_plain(b);
-    const bool wide = widens(&b->main, rows), wide_lora = two && widens(&b->lora, rows);
-    pair_t *lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t);
+    const bool two = b->lora.panels != NULL;
+    block k = {.b = b, .row0 = row0, .rows = rows, .work = work, .plain = is_plain(b),
+               .lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t),
+               .wide = widens(&b->main, rows), .wide_lora = two && widens(&b->lora, rows)};
     prepare_rows(&b->main, work, row0, rows);
     if (two) {
-        prepare_rows(&b->lora, lora_work, row0, rows);
+        prepare_rows(&b->lora, k.lora_work, row0, rows);
     }
-    for (int64_t p = p0; p < p1; p++) {
-        int64_t col = p * RV_PANEL, n = b->main.n - col < RV_PANEL ? b->main.n - col : RV_PANEL;
-        if (plain && n == RV_PANEL) {
-            product_tile(&b->main, b->y + row0 * b->main.n + col, b->main.n, work, wide, row0, rows,
-                         p);
-            continue;
-        }
-        product_tile(&b->main, sums, RV_PANEL, work, wide, row0, rows, p);
-        if (two) {
-            product_tile(&b->lora, lora, RV_PANEL, lora_work, wide_lora, row0, rows, p);
-        }
-        for (int64_t i = 0; i < rows; i++) {
-            finish_row(b, row0 + i, col, n, sums + i * RV_PANEL, two ? lora + i * RV_PANEL : NULL);
-        }
+    for (int64_t p = p0; p < p1; p += GROUP) {
+        block_group(&k, p, p1 - p < GROUP ? p1 - p : GROUP);
     }
 }
 

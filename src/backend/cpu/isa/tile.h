@@ -55,6 +55,19 @@ RV_INLINE vf load_b(const tile_kind kind, const void *b, int64_t i) {
     }
 }
 
+// Steps that B is asked for ahead of its use; a panel's next steps follow in memory, and asking
+// beyond its end is harmless.
+enum { AHEAD = 16 };
+
+RV_INLINE void prefetch_b(const tile_kind kind, const void *b, int64_t i, const int nv) {
+    const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
+    const char *p = (const char *)((uintptr_t)b + (uintptr_t)(i * size));
+    RV_UNROLL
+    for (int at = 0; at < nv * VL * size; at += 64) {
+        __builtin_prefetch(p + at, 0, 3);
+    }
+}
+
 // acc += a[odd] b[odd], then a[even] b[even]: the order of vdpbf16ps, each a fused multiply-add.
 // The instruction also flushes subnormals, so other machines may differ in the last bits.
 RV_INLINE vf pair_fma(const pair_t *a, vu b, vf acc) {
@@ -76,6 +89,7 @@ RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][4], const tile *t
     const pair_t *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
     for (int64_t s = 0; s < t->steps; s++) {
         vu bv[4];
+        prefetch_b(B_PAIR, t->b, (s + AHEAD) * ldb + col, nv);
         RV_UNROLL
         for (int v = 0; v < nv; v++) {
             memcpy(&bv[v], b + s * ldb + v * VL, sizeof bv[v]);
@@ -96,6 +110,7 @@ RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, vf
     const float *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
     for (int64_t s = 0; s < t->steps; s++) {
         vf bv[4];
+        prefetch_b(kind, t->b, (s + AHEAD) * ldb + col, nv);
         RV_UNROLL
         for (int v = 0; v < nv; v++) {
             bv[v] = load_b(kind, t->b, s * ldb + col + v * VL);
