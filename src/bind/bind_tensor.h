@@ -49,3 +49,4 @@ void rv_bind_tensor_reduce(lua_State *L);
 void rv_bind_tensor_view(lua_State *L);
 void rv_bind_tensor_tape(lua_State *L);
 void rv_bind_tensor_print(lua_State *L);
+void rv_bind_tensor_io(lua_State *L);

@@ -232,6 +232,7 @@ int luaopen_rv_tensor(lua_State *L) {
     rv_bind_tensor_view(L);
     rv_bind_tensor_tape(L);
     rv_bind_tensor_print(L);
+    rv_bind_tensor_io(L);
     lua_pushvalue(L, 2);
     lua_pushcclosure(L, tensor_index, 1);
     lua_setfield(L, 3, "__index");

@@ -380,6 +380,11 @@ static rv_status check_target(const rv_tensor *dst, const char *name, const rv_t
 rv_status rv_map_into(rv_tensor *dst, rv_map_op op, const rv_tensor *const *in, int n_in,
                       const char *name, rv_err *e) {
     RV_TRY(check_target(dst, name, in, n_in, e));
+    if (op != RV_MAP_COPY && rv_dtype_is_float(meeting_type(op, in, n_in)) &&
+        !rv_dtype_is_float(dst->type)) {
+        return RV_FAIL(e, RV_ETYPE, "%s: a floating result does not go into %s (shape %s)", name,
+                       rv_dtype_name(dst->type), rv_tensor_shape_str(dst).s);
+    }
     const rv_tensor *use[RV_OPERANDS];
     rv_tensor *copies[RV_OPERANDS] = {NULL};
     rv_status s = RV_OK;

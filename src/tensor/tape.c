@@ -497,8 +497,12 @@ rv_status rv_tape_backward(rv_tensor *loss, rv_tensor *seed, rv_err *e) {
         return RV_FAIL(e, RV_EARG,
                        "backward: the loss depends on nothing that requires a gradient");
     }
+    if (tape->walking) {
+        return RV_FAIL(e, RV_EARG, "backward: called from inside a backward pass");
+    }
     bool grad = tape->grad;
     tape->grad = false;
+    tape->walking = true;
     rv_tensor *g = NULL;
     node_list reached = {0};
     rv_status s = make_seed(&g, loss, seed, e);
@@ -515,5 +519,6 @@ rv_status rv_tape_backward(rv_tensor *loss, rv_tensor *seed, rv_err *e) {
     rv_tensor_free(g);
     spend(&reached, ran);
     tape->grad = grad;
+    tape->walking = false;
     return s;
 }

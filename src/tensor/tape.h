@@ -12,6 +12,7 @@
 struct rv_tape {
     const rv_tensor_ops *ops;
     bool grad;         // record; false inside no_grad and while a backward pass runs
+    bool walking;      // a backward pass runs
     size_t bytes;      // held by live buffers now
     size_t peak;       // the most ever held
     size_t fresh;      // allocated since the host last looked (it sets 0): for garbage collectors
