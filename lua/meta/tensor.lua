@@ -123,10 +123,10 @@ function M.stack(list, dim) end
 ---@return any ...
 function M.no_grad(f, ...) end
 
----Makes tensors the results of a foreign operation: backward gets the gradients of all outputs at once,
----when all are complete (nil for those that the loss does not use), and returns one gradient (or nil) for each input. Without
----inputs the outputs always need a gradient. Gives back the outputs. The form custom(outputs, backward)
----has no inputs.
+---Makes tensors the results of a foreign operation: backward gets the gradients of all outputs at
+---once, when all are complete (nil for those that the loss does not use), and returns one gradient
+---(or nil) for each input. Without inputs, custom(outputs, backward), the outputs always need a
+---gradient. Gives back the outputs.
 ---@param outputs rl4vlm.Tensor|rl4vlm.Tensor[]
 ---@param inputs? rl4vlm.Tensor|rl4vlm.Tensor[]
 ---@param backward fun(...: rl4vlm.Tensor?): rl4vlm.Tensor? ...

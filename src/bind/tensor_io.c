@@ -57,8 +57,9 @@ static int io_load(lua_State *L) {
     for (int64_t i = 0; i < n; i++) {
         const rv_safetensor *s = rv_safetensors_at(*f, i);
         if (!rv_dtype_is_tensor(s->type) && s->type != RV_F16 && s->type != RV_F64) {
-            return luaL_error(L, "%s: tensor '%s' is %s; tensors are F32, F16, F64, BF16, I32, "
-                                 "I64, U8 or BOOL",
+            return luaL_error(L,
+                              "%s: tensor '%s' is %s; tensors are F32, F16, F64, BF16, I32, "
+                              "I64, U8 or BOOL",
                               path, s->name, s->dtype);
         }
         rv_tensor **t = rv_bind_tensor_push(L);

@@ -247,9 +247,12 @@ static void read_leaves(lua_State *L, nested *s, int level, float *v, int64_t *w
         return;
     }
     if (!lua_istable(L, -1) || luaL_len(L, -1) != s->dim[level]) {
-        int64_t n = lua_istable(L, -1) ? (int64_t)luaL_len(L, -1) : -1;
-        luaL_error(L, "new: lists at level %d have %I and %s%I elements", level + 1,
-                   (LUAI_UACINT)s->dim[level], n < 0 ? "no list, " : "", (LUAI_UACINT)n);
+        if (!lua_istable(L, -1)) {
+            luaL_error(L, "new: lists at level %d have %I elements, then there is a %s", level + 1,
+                       (LUAI_UACINT)s->dim[level], luaL_typename(L, -1));
+        }
+        luaL_error(L, "new: lists at level %d have %I and %I elements", level + 1,
+                   (LUAI_UACINT)s->dim[level], (LUAI_UACINT)luaL_len(L, -1));
     }
     luaL_checkstack(L, 2, "new");
     for (int64_t i = 1; i <= s->dim[level]; i++) {
