@@ -240,6 +240,9 @@ rv_status rv_tensor_matmul(rv_tensor **out, rv_tensor *a, rv_tensor *b, rv_err *
     rv_status s = as_matrix(&ma, a, true, e);
     s = s == RV_OK ? as_matrix(&mb, b, false, e) : s;
     s = s == RV_OK ? product(&y, ma, mb, type, e) : s;
+    if (s == RV_ESHAPE) {
+        s = fail_matmul(a, b, e); // the shapes that were given
+    }
     if (s == RV_OK && a->ndim != 1 && b->ndim != 1) {
         *out = rv_tensor_ref(y);
     } else if (s == RV_OK) {

@@ -493,12 +493,12 @@ static rv_status make_seed(rv_tensor **out, rv_tensor *loss, rv_tensor *seed, rv
 
 rv_status rv_tape_backward(rv_tensor *loss, rv_tensor *seed, rv_err *e) {
     rv_tape *tape = loss->buf->tape;
+    if (tape->walking) {
+        return RV_FAIL(e, RV_EARG, "backward: called from inside a backward pass");
+    }
     if (!loss->node) {
         return RV_FAIL(e, RV_EARG,
                        "backward: the loss depends on nothing that requires a gradient");
-    }
-    if (tape->walking) {
-        return RV_FAIL(e, RV_EARG, "backward: called from inside a backward pass");
     }
     bool grad = tape->grad;
     tape->grad = false;

@@ -142,8 +142,10 @@ describe("misuse", function()
     end },
     { "stack: tensor 2 has shape (4), the first (2, 3)", function() return tensor.stack { x23, x4 } end },
     { "split: the sizes add up to 3, dim 1 of shape (4)", function() return x4:split { 1, 2 } end },
-    { "matmul: shapes (2, 3) and (4, 1) do not fit", function() return x23:matmul(x4) end },
-    { "matmul: wanted floating types, got i64 and i64", function() return tensor.new({ 1 }):matmul(tensor.new { 1 }) end },
+    { "matmul: shapes (2, 3) and (4) do not fit", function() return x23:matmul(x4) end },
+    { "matmul: wanted floating types, got i64 and u8", function()
+      return tensor.new({ 1 }):matmul(tensor.ones(1, "u8"))
+    end },
     { "gather: positions of shape (4) for an input of (2, 3): all dims but 2 must agree",
       function() return x23:gather(2, tensor.arange(4)) end },
     { "gather: positions must be integers, got f32 of shape (4)", function() return x4:gather(1, x4) end },
