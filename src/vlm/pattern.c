@@ -20,12 +20,15 @@ struct rv_pattern {
     pcre2_jit_stack *stack;
 };
 
-// Oniguruma's \s is White_Space and its \w has marks and connectors; PCRE2's differ by a few
-// characters, so both are spelled out. Inside a class only the positive ones can be.
+// Oniguruma's \s is White_Space and its \w has all numbers, marks, connectors and alphabetic
+// symbols; PCRE2's differ by a few characters, so both are spelled out. Inside a class only the
+// positive ones can be.
 static const struct {
     char letter;
     const char *members;
-} classes[] = {{'s', "\\p{Z}\\t-\\r\\x{85}"}, {'w', "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}"}};
+} classes[] = {{'s', "\\p{Z}\\t-\\r\\x{85}"},
+               {'w', "\\p{L}\\p{M}\\p{N}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
+                     "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"}};
 
 static bool put_class(rv_bytes *out, char c, bool inside) {
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {

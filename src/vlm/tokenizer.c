@@ -56,8 +56,8 @@ const char *rv_tokenizer_token(const rv_tokenizer *t, int64_t id, size_t *n) {
     }
     for (int i = 0; (t->flags[id] & IS_ADDED) && i < t->added.n; i++) {
         if (t->added.token[i].id == id) {
-            *n = t->added.token[i].n_content;
-            return t->added.token[i].content;
+            *n = t->added.token[i].n; // in normal form, as the original has it
+            return t->added.token[i].text;
         }
     }
     return rv_vocab_text(&t->vocab, id, n);

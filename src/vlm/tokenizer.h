@@ -48,7 +48,8 @@ rv_status rv_tokenizer_bytes(const rv_tokenizer *t, int64_t id, rv_bytes *out, r
 /// Id of a token as the file writes it, or -1.
 int32_t rv_tokenizer_id(const rv_tokenizer *t, const char *token, size_t n);
 
-/// A token as the file writes it (not 0-ended), or NULL when the id has none.
+/// A token as the file writes it (an added one in the form it is looked for; not 0-ended), or NULL
+/// when the id has none.
 const char *rv_tokenizer_token(const rv_tokenizer *t, int64_t id, size_t *n);
 
 /// True for added tokens that are marked special.

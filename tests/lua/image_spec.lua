@@ -1,0 +1,345 @@
+-- Images: pixels, files, Pillow's resize, broken files. The real files are in $RL4VLM_PARITY/preprocess.
+local hash = require "rl4vlm.hash"
+local image = require "rl4vlm.image"
+local json = require "rl4vlm.json"
+local processor = require "rl4vlm.processor"
+local rng = require "rl4vlm.rng"
+
+local function raises(message, f, ...)
+  local ok, err = pcall(f, ...)
+  assert.is_false(ok)
+  assert.equal(message, (err:gsub("^[^ ]+:%d+: ", "")))
+end
+
+local function noise(w, h, seed)
+  local r, bytes = rng.new(seed), {}
+  for i = 1, w * h * 3 do
+    bytes[i] = string.char(r:int(0, 255))
+  end
+  return image.from_bytes(w, h, table.concat(bytes))
+end
+
+local function row(...)
+  local bytes = {}
+  for i, v in ipairs { ... } do
+    bytes[i] = string.char(v):rep(3)
+  end
+  return image.from_bytes(#bytes, 1, table.concat(bytes))
+end
+
+local function values(img)
+  local list = {}
+  for x = 0, (img:size()) - 1 do
+    list[x + 1] = (img:get(x, 0))
+  end
+  return list
+end
+
+describe("hash", function()
+  it("is SHA-256", function()
+    assert.equal("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", hash.sha256 "")
+    assert.equal("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", hash.sha256 "abc")
+    assert.equal("cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", hash.sha256(("a"):rep(1000000)))
+    for n = 50, 70 do -- around a block's end: 64 digits, all different
+      assert.equal(64, #hash.sha256(("x"):rep(n)))
+      assert.not_equal(hash.sha256(("x"):rep(n)), hash.sha256(("x"):rep(n + 1)))
+    end
+  end)
+end)
+
+describe("an image", function()
+  it("has pixels", function()
+    local img = image.new(3, 2, { 1, 2, 3 })
+    assert.same({ 3, 2 }, { img:size() })
+    assert.equal(("\1\2\3"):rep(6), img:bytes())
+    img:set(2, 1, { 9, 8, 7 })
+    assert.same({ 9, 8, 7 }, { img:get(2, 1) })
+    assert.same({ 1, 2, 3 }, { img:get(1, 1) })
+    assert.equal("image 3x2", tostring(img))
+    assert.equal(("\0"):rep(12), image.new(2, 2):bytes())
+  end)
+
+  it("is cut, copied and compared", function()
+    local img = noise(7, 5, 1)
+    local cut = img:crop(2, 1, 4, 3)
+    assert.same({ 4, 3 }, { cut:size() })
+    assert.same({ img:get(5, 3) }, { cut:get(3, 2) })
+    local copy = img:copy()
+    assert.is_true(copy == img)
+    copy:set(0, 0, { (img:get(0, 0) + 1) % 256, 0, 0 })
+    assert.is_false(copy == img)
+    assert.is_false(img == cut)
+  end)
+
+  it("has a digest of size and pixels", function()
+    local seen = {}
+    local function add(img)
+      local digest = img:hash()
+      assert.equal(16, #digest)
+      assert.is_nil(seen[digest])
+      seen[digest] = true
+    end
+    for w = 1, 12 do
+      for h = 1, 12 do
+        add(image.new(w, h))
+      end
+    end
+    for i = 0, 299 do
+      local img = image.new(10, 10)
+      img:set(i // 3 % 10, i // 30, { i % 3 == 0 and 1 or 0, i % 3 == 1 and 1 or 0, i % 3 == 2 and 1 or 0 })
+      add(img)
+    end
+    assert.equal(noise(5, 5, 3):hash(), noise(5, 5, 3):hash())
+  end)
+
+  it("survives PNG", function()
+    for i, size in ipairs { { 1, 1 }, { 1, 40 }, { 31, 7 }, { 64, 64 } } do
+      local img = noise(size[1], size[2], i)
+      assert.is_true(image.decode(img:png()) == img)
+    end
+    local flat = image.new(300, 300, { 0, 128, 255 })
+    assert.is_true(image.decode(flat:png()) == flat)
+    assert.is_true(#flat:png() < 3000)
+    local path = os.tmpname()
+    flat:save(path)
+    assert.is_true(image.load(path) == flat)
+    os.remove(path)
+  end)
+
+  it("is resized as Pillow does it", function()
+    local up, down = row(0, 100, 255, 30), row(0, 10, 20, 200, 255, 255, 0, 128)
+    assert.same({ 0, 38, 127, 251, 145, 15 }, values(up:resize(6, 1)))
+    assert.same({ 10, 199, 119 }, values(down:resize(3, 1, "bicubic")))
+    assert.same({ 0, 24, 141, 255, 145, 5 }, values(up:resize(6, 1, "lanczos")))
+    assert.same({ 2, 201, 123 }, values(down:resize(3, 1, "lanczos")))
+    -- digests of Pillow 11.3's results on the same noise
+    local pillow = {
+      { "bicubic", 57, 31, "6adfe099564cdd7f" }, { "bicubic", 9, 90, "d2476a44012b6830" },
+      { "lanczos", 20, 50, "62477e4c065d1f35" }, { "bilinear", 33, 11, "1431f51f8e08a0d5" },
+      { "box", 15, 20, "52256c34da161ab7" }, { "hamming", 50, 12, "0b51a4c685505198" },
+    }
+    local img = noise(40, 30, 5)
+    for _, p in ipairs(pillow) do
+      assert.equal(p[4], hash.sha256(img:resize(p[2], p[3], p[1]):bytes()):sub(1, 16), p[1])
+    end
+    assert.is_true(img:resize(40, 30) == img)
+  end)
+
+  it("refuses wrong arguments", function()
+    local img = image.new(4, 3)
+    local limits = "wanted sides from 1 to 16384 and at most 67108864 pixels"
+    raises("an image of 0 x 3 pixels: " .. limits, image.new, 0, 3)
+    raises("an image of 4 x -1 pixels: " .. limits, image.new, 4, -1)
+    raises("an image of 16384 x 16384 pixels: " .. limits, image.new, 16384, 16384)
+    raises("an image of 9223372036854775807 x 2 pixels: " .. limits, image.new, math.maxinteger, 2)
+    raises("bad argument #3 to 'new' (wanted a colour {r, g, b} of integers from 0 to 255)",
+      function() image.new(1, 1, { 0, 256, 0 }) end)
+    raises("wanted 36 bytes for 4 x 3 pixels, got 35", image.from_bytes, 4, 3, ("x"):rep(35))
+    raises("crop of 4 x 3 pixels at (1, 0) leaves the image of 4 x 3", img.crop, img, 1, 0, 4, 3)
+    raises("crop of 1 x 1 pixels at (9223372036854775807, 0) leaves the image of 4 x 3",
+      img.crop, img, math.maxinteger, 0, 1, 1)
+    raises("pixel (4, 0) is outside the image of 4 x 3", img.get, img, 4, 0)
+    raises("pixel (0, -1) is outside the image of 4 x 3", img.set, img, 0, -1, { 0, 0, 0 })
+    raises("cannot resize to 0 x 3: wanted sides from 1 to 16384", img.resize, img, 0, 3)
+    raises("cannot resize to 3 x 20000: wanted sides from 1 to 16384", img.resize, img, 3, 20000)
+    raises("bad argument #3 to 'resize' (invalid option 'cubic')", function() img:resize(2, 2, "cubic") end)
+    raises("cannot open /no/such.png: No such file or directory", image.load, "/no/such.png")
+    img:close()
+    img:close()
+    raises("calling 'size' on bad self (the image is closed)", function() img:size() end)
+    assert.equal("image (closed)", tostring(img))
+  end)
+end)
+
+describe("a broken image file", function()
+  local png = noise(20, 20, 9):png()
+
+  it("is refused with what is wrong", function()
+    local cases = {
+      { "", "x: empty: wanted a PNG, JPEG or BMP image" },
+      { "hello", "x: unknown format: wanted a PNG, JPEG or BMP image" },
+      { "GIF89a....", "x: a GIF image: wanted a PNG, JPEG or BMP image" },
+      { "RIFF....WEBPVP8 ", "x: a WebP image: wanted a PNG, JPEG or BMP image" },
+      { "II*\0....", "x: a TIFF image: wanted a PNG, JPEG or BMP image" },
+      { png:sub(1, 8), "x: truncated PNG: no IEND chunk in its 8 bytes" },
+      { png:sub(1, -13), ("x: truncated PNG: no IEND chunk in its %d bytes"):format(#png - 12) },
+      { png:sub(1, 100), ("x: truncated PNG: chunk IDAT at byte 33 wants %d bytes, 55 are left"):format(#png - 57) },
+      { png:sub(1, 20) .. "\7" .. png:sub(22), "x: damaged PNG: wrong checksum of chunk IHDR at byte 8" },
+      { "\xFF\xD8\xFF\xE0\0\4ab\xFF\xDA\0\2abc", "x: truncated JPEG: no end marker in its 15 bytes" },
+      { "\xFF\xD8\xFF\xE0\0\4abc", "x: truncated JPEG: no end marker in its 9 bytes" },
+      { "\xFF\xD8\xFF\xE0\0\4abcdef", "x: damaged JPEG: no marker at byte 8" },
+      { "BM", "x: truncated or old BMP: wanted a header of 54 bytes" },
+      { "BM" .. ("<I4I4I4I4i4i4I2I2I4I4I4I4I4I4"):pack(0, 0, 54, 40, 10, 10, 1, 24, 0, 0, 0, 0, 0, 0),
+        "x: truncated BMP: wanted 374 bytes, found 54" },
+      { "BM" .. ("<I4I4I4I4i4i4I2I2I4I4I4I4I4I4"):pack(0, 0, 54, 40, 0, 10, 1, 24, 0, 0, 0, 0, 0, 0),
+        "x: a BMP of 0 x 10 pixels: wanted sides from 1 to 16384" },
+    }
+    for _, case in ipairs(cases) do
+      raises(case[2], image.decode, case[1], "x")
+    end
+  end)
+
+  it("never crashes, however it is broken", function()
+    local r = rng.new(13)
+    local header = ("<I4I4I4I4i4i4I2I2I4I4I4I4I4I4"):pack(0, 0, 54, 40, 9, 5, 1, 24, 0, 0, 0, 0, 0, 0)
+    local bmp = "BM" .. header .. ("abcd"):rep(60)
+    local jpeg = "\xFF\xD8\xFF\xE0\0\4ab\xFF\xC0\0\x11\8\0\8\0\8\3\1\x22\0\2\x11\1\3\x11\1" ..
+      "\xFF\xDA\0\2abc\xFF\xD9"
+    assert.same({ 9, 5 }, { image.decode(bmp):size() })
+    local seeds = { bmp, png, jpeg }
+    for i = 1, 1500 do
+      local bytes = seeds[i % #seeds + 1]
+      for _ = 1, r:int(1, 6) do
+        local at = r:int(1, #bytes)
+        bytes = bytes:sub(1, at - 1) .. string.char(r:int(0, 255)) .. bytes:sub(at + r:int(0, 2))
+      end
+      pcall(image.decode, bytes)
+    end
+  end)
+end)
+
+describe("the processor", function()
+  local folder
+
+  local function with(config)
+    local f = assert(io.open(folder .. "/preprocessor_config.json", "w"))
+    f:write(type(config) == "table" and json.encode(config) or config)
+    f:close()
+    return processor.load(folder)
+  end
+
+  setup(function()
+    folder = os.tmpname()
+    os.remove(folder)
+    assert(require("rl4vlm.fs").mkdirs(folder))
+  end)
+  teardown(function()
+    os.remove(folder .. "/preprocessor_config.json")
+    os.remove(folder)
+  end)
+
+  local function pixel(p, img, c, x, y)
+    local w, h = p:size(img)
+    return (("<f"):unpack(p:pixels(img), ((c * h + y) * w + x) * 4 + 1))
+  end
+
+  it("scales and normalises", function()
+    local p = with { image_processor_type = "CLIPImageProcessor", do_resize = false, do_center_crop = false }
+    local img = noise(5, 4, 1)
+    assert.same({ 5, 4 }, { p:size(img) })
+    assert.equal(3 * 4 * 5 * 4, #p:pixels(img))
+    local mean, std = { 0.48145466, 0.4578275, 0.40821073 }, { 0.26862954, 0.26130258, 0.27577711 }
+    for c = 0, 2 do
+      local byte = select(c + 1, img:get(3, 2))
+      assert.is_true(math.abs(pixel(p, img, c, 3, 2) - (byte / 255 - mean[c + 1]) / std[c + 1]) < 1e-6)
+    end
+    p = with { image_processor_type = "CLIPImageProcessor", do_resize = false, do_center_crop = false,
+      do_rescale = false, do_normalize = false }
+    assert.equal((img:get(3, 2)), pixel(p, img, 0, 3, 2))
+  end)
+
+  it("keeps the aspect ratio and crops the middle", function()
+    local plain = { image_processor_type = "CLIPImageProcessor", do_rescale = false, do_normalize = false,
+      size = { shortest_edge = 8 }, crop_size = { height = 8, width = 8 } }
+    local p, img = with(plain), noise(21, 10, 2)
+    local whole = img:resize(16, 8) -- int(8 * 21 / 10)
+    assert.same({ 8, 8 }, { p:size(img) })
+    assert.equal((whole:get(4, 3)), pixel(p, img, 0, 0, 3))
+    assert.equal((whole:get(11, 7)), pixel(p, img, 0, 7, 7))
+    plain.crop_size = { height = 11, width = 20 } -- larger: black around, the odd row on top
+    p = with(plain)
+    assert.equal(0, pixel(p, img, 0, 1, 5))
+    assert.equal(0, pixel(p, img, 0, 5, 1))
+    assert.equal((whole:get(0, 0)), pixel(p, img, 0, 2, 2))
+    assert.equal((whole:get(15, 7)), pixel(p, img, 0, 17, 9))
+  end)
+
+  it("resizes to a fixed size with any filter", function()
+    local img = noise(30, 20, 3)
+    for code, name in pairs { "lanczos", "bilinear", "bicubic", "box", "hamming" } do
+      local p = with { image_processor_type = "CLIPImageProcessor", do_rescale = false, do_normalize = false,
+        do_center_crop = false, size = { height = 10, width = 15 }, resample = code }
+      assert.same({ 15, 10 }, { p:size(img) })
+      assert.equal((img:resize(15, 10, name):get(7, 6)), pixel(p, img, 0, 7, 6))
+    end
+  end)
+
+  it("sees long strips without making all of them", function()
+    local p = with { image_processor_type = "CLIPImageProcessorFast", size = 336, crop_size = 336 }
+    assert.equal(3 * 336 * 336 * 4, #p:pixels(image.new(16000, 3)))
+  end)
+
+  it("refuses bad configurations, naming file and key", function()
+    local cases = {
+      { { image_processor_type = "Qwen2VLImageProcessor" },
+        'image processor type "Qwen2VLImageProcessor" is not known; known are CLIPImageProcessor, ' ..
+        "LlavaImageProcessor and SiglipImageProcessor" },
+      { "{}", "image processor type (not given) is not known; known are CLIPImageProcessor, LlavaImageProcessor and " ..
+        "SiglipImageProcessor" },
+      { { size = { height = 3 } }, '"size": wanted an integer, {"shortest_edge"} or {"height", "width"}' },
+      { { size = { shortest_edge = "a" } }, '"size": "shortest_edge": wanted an integer, got a string' },
+      { { crop_size = 0 }, '"crop_size": wanted an integer from 1 to 16384, got 0' },
+      { { resample = 0 }, '"resample": code 0 (nearest) is not supported' },
+      { { resample = 9 }, '"resample": wanted an integer from 0 to 5, got 9' },
+      { { image_mean = { 1, 2 } }, '"image_mean": wanted three numbers' },
+      { { image_std = { 1, 0, 1 } }, '"image_std": wanted numbers other than 0' },
+      { { do_resize = 1 }, '"do_resize": wanted true or false, got a number' },
+      { { do_pad = true }, '"do_pad": only LlavaImageProcessor pads to a square' },
+    }
+    for _, case in ipairs(cases) do
+      if type(case[1]) == "table" then
+        case[1].image_processor_type = case[1].image_processor_type or "CLIPImageProcessor"
+      end
+      raises(folder .. "/preprocessor_config.json: " .. case[2], with, case[1])
+    end
+    raises("cannot open /no/such/preprocessor_config.json: No such file or directory", processor.load, "/no/such")
+  end)
+
+  local parity, vocabularies = os.getenv "RL4VLM_PARITY", os.getenv "RL4VLM_TOKENIZERS"
+  if not parity or not vocabularies then
+    pending("equals transformers on real files (RL4VLM_PARITY and RL4VLM_TOKENIZERS name their folders)")
+    return
+  end
+
+  local function read(path)
+    local f = assert(io.open(path, "rb"))
+    local text = f:read "a"
+    f:close()
+    return text
+  end
+
+  -- JPEG decoders differ by a few levels, 16-bit grey is a matter of taste: there a tolerance holds.
+  local function check(p, name, want)
+    local pixels = p:pixels(image.load(parity .. "/preprocess/images/" .. name))
+    if not name:find "%.jpg$" and not name:find "grey16" then
+      assert.equal(want.sha256, hash.sha256(pixels), name)
+    elseif name:find "%.jpg$" then
+      for i, value in ipairs(want.sample) do
+        local got = ("<f"):unpack(pixels, (i - 1) * want.sample_step * 4 + 1)
+        assert.is_true(math.abs(got - value) < 8 / 255 / 0.26, name)
+      end
+    end
+  end
+
+  it("equals transformers on real files", function()
+    local index = json.decode(read(parity .. "/preprocess/index.json"))
+    local config = json.decode(read(vocabularies .. "/llava-1.5/preprocessor_config.json"))
+    local padded = json.decode(json.encode(config))
+    padded.image_processor_type, padded.do_pad = "LlavaImageProcessor", true
+    for family, settings in pairs { ["llava-1.5"] = config, ["llava-1.5-pad"] = padded } do
+      local p, count = with(settings), 0
+      for name, want in pairs(index.families[family]) do
+        if want.sha256 and not name:find("+", 1, true) and not name:find "%.gif$" then
+          check(p, name, want)
+          count = count + 1
+        end
+      end
+      assert.equal(32, count)
+    end
+    for _, name in ipairs { "truncated.png", "empty.png", "gif_60x70.gif" } do
+      local ok, err = pcall(image.load, parity .. "/preprocess/images/" .. name)
+      assert.is_false(ok)
+      assert.is_truthy(err:find(name, 1, true))
+    end
+  end)
+end)
