@@ -47,8 +47,8 @@ static int run_string(lua_State *L, const char *text, const char *name) {
 static int run_init(lua_State *L) {
     const char *name = "=LUA_INIT" LUA_VERSUFFIX, *init = getenv(name + 1);
     if (!init) {
-        init = getenv(name = "=LUA_INIT");
         name = "=LUA_INIT";
+        init = getenv(name + 1);
     }
     if (!init) {
         return LUA_OK;

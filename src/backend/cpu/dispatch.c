@@ -1,6 +1,9 @@
 // dispatch.c - which instruction set this machine has.
 #include <stdlib.h>
 #include <string.h>
+#ifdef RV_X86
+#include <cpuid.h>
+#endif
 
 #include "cpu.h"
 
@@ -8,9 +11,14 @@ extern const rv_backend rv_cpu_table_base;
 #ifdef RV_X86
 extern const rv_backend rv_cpu_table_avx2, rv_cpu_table_avx512, rv_cpu_table_avx512bf16;
 
+// clang 14 has no name for it in __builtin_cpu_supports.
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void) {
