@@ -181,8 +181,9 @@ function M.run(recipe, args)
     local call = call_of(recipe, args)
     require("rl4vlm.verbs." .. call.verb).run(call)
   end, function(e)
-    local plain = type(e) ~= "string" or not e:find("^[^\n:]+%.lua:%d+:")
-    return plain and e or debug.traceback(e, 2)
+    -- a message that begins with a place in our Lua is a surprise: say how it came there
+    local ours = type(e) == "string" and e:find("^[^\n:]+%.lua:%d+:") and not e:find("\nstack traceback:")
+    return ours and debug.traceback(e, 2) or e
   end)
   host.defer_interrupt(deferred)
   if ok then

@@ -99,7 +99,7 @@ end
 
 ---Writes a checkpoint of the state between two updates.
 function Trainer:save()
-  local settings = self.settings
+  local settings, start = self.settings, host.clock()
   self.run:checkpoint(self.state.update, self.state, function(dir)
     load.save(self.model, settings, dir .. "/model")
     self.optimizer:save(dir .. "/optimizer.safetensors")
@@ -110,6 +110,7 @@ function Trainer:save()
     self.run:mark_best(best.update)
   end
   self.run:prune(settings.schedule.keep, best and best.update)
+  self.save_seconds = host.clock() - start
 end
 
 -- Plays the held-out episodes and adds them to the line.
@@ -264,6 +265,7 @@ function Trainer:close(line, start, times)
     self:evaluate(line)
     times.testing = host.clock() - before
   end
+  times.save_checkpoint = self.save_seconds -- of the checkpoint before: this one comes after the line
   for name, seconds in pairs(times) do
     line["timing_s/" .. name] = seconds
   end
@@ -323,16 +325,19 @@ function Trainer:train()
       self:save()
     end
   end, function(message)
-    return type(message) == "string" and not message:find("interrupted!$") and not message:find("^update %d")
-      and debug.traceback(message, 2) or message
+    local ours = type(message) == "string" and message:find("^[^\n:]+%.lua:%d+:")
+    return ours and debug.traceback(message, 2) or message
   end)
-  if not ok then
-    if tostring(err):find("interrupted!$") and self.clean and self.saved ~= self.state.update then
-      host.clear_interrupt()
-      self:save()
-    end
-    error(err, 0)
+  if ok then
+    return
   end
+  local interrupted = tostring(err):find("interrupted!", 1, true)
+  if interrupted and self.clean and self.saved ~= self.state.update then
+    host.clear_interrupt()
+    self:save()
+  end
+  local kept = self.saved and ("; checkpoint %d holds"):format(self.saved) or ""
+  error(interrupted and err or tostring(err) .. kept, 0)
 end
 
 return M

@@ -107,7 +107,7 @@ describe("training", function()
         if ok then
           break
         end
-        assert.equal("killed", err:match("^[^\n]*"))
+        assert.equal("killed", err:match("^%a+"))
         budget = budget + 13
       end
       assert.same(timeless(plain), timeless(broken))
@@ -139,7 +139,7 @@ describe("training", function()
     assert.is_false(ok)
     assert.error_matches(function()
       error(err, 0)
-    end, "update 1, epoch 1, minibatch 1: the gradient's norm is %-?nan")
+    end, "update 1, epoch 1, minibatch 1: the gradient's norm is %-?nan; checkpoint 0 holds")
     assert.equal(0, (run.open(dir):latest()))
   end)
 

@@ -69,7 +69,8 @@ end
 local function show_state(s, kind)
   local before, after = s:words()
   io.stdout:write(("\n-- episode %d, step %d --\n"):format(s.episode, s.step + 1),
-    s.step == 0 and before .. "\n" or "", picture.text(s.obs.image, kind), after, "\n")
+    s.step == 0 and before .. "\n" or "", kind and picture.text(s.obs.image, kind) or "[frame]\n", after,
+    "\n")
 end
 
 local function show_step(step)
@@ -91,7 +92,7 @@ function M.run(call)
     or load.model(settings, settings.model, { train = false, slots = 1, value_head = false })
   local s = slot.new(rollout.shared(settings, model, "eval", settings.eval.temperature))
   local generator = not player and model:generator { slots = 1 }
-  local kind = picture.kind and picture.kind() or picture.from_environment() or "blocks"
+  local kind = host.isatty("stdout") and (picture.from_environment() or "blocks")
   local total, wins, count = 0.0, 0, call.values.episodes or 1
   for episode = 1, count do
     s:begin(episode)

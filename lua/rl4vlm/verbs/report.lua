@@ -9,7 +9,7 @@ function M.run(call)
   call:only { "compare" }
   local dir = call.values[2]
   if not dir then
-    call:usage("report wants a run's folder: report DIR")
+    call.usage("report wants a run's folder: report DIR")
   end
   local others = {}
   for i, other in ipairs(call.values.compare or {}) do

@@ -19,13 +19,13 @@ local OPTIONS = {
 -- Settings that no recipe can mean.
 local function check(call, settings)
   if settings.sampling.temperature == 0 then
-    call:usage("sampling.temperature: wanted a number above 0 for training, got 0")
+    call.usage("sampling.temperature: wanted a number above 0 for training, got 0")
   elseif not settings.algorithm.name then
-    call:usage(("recipe %s: algorithm: wanted one to train with, such as rl.ppo { ... }")
+    call.usage(("recipe %s: algorithm: wanted one to train with, such as rl.ppo { ... }")
       :format(settings.name))
   end
   if rollout.shared(settings).new_env().one_slot and settings.slots ~= 1 then
-    call:usage("slots: with these rules an episode depends on the one before it in its slot: "
+    call.usage("slots: with these rules an episode depends on the one before it in its slot: "
       .. "wanted --slots 1, got " .. settings.slots)
   end
 end
@@ -39,7 +39,7 @@ function M.reopen(call, kind)
   local folder = run.open(call.values.resume)
   local m = folder.manifest
   if m.kind ~= kind then
-    call:usage(("%s: is a run of %s: go on with it by `%s --resume`"):format(folder.dir, m.kind, m.kind))
+    call.usage(("%s: is a run of %s: go on with it by `%s --resume`"):format(folder.dir, m.kind, m.kind))
   end
   local changes = table.move(m.changes, 1, #m.changes, 1, json.list {})
   table.move(call.changes, 1, #call.changes, #changes + 1, changes)
@@ -105,11 +105,10 @@ local function table_text(folder, first, last, settings)
   return table.concat(parts)
 end
 
-local function finish(call, folder, settings, start)
-  local lines = folder:lines("metrics.jsonl")
-  local first, last = before_and_after(lines)
+-- What a run came to, as its folder says.
+local function conclude(call, folder, settings, start)
+  local first, last = before_and_after(folder:lines("metrics.jsonl"))
   local n, state = folder:latest()
-  report.write(folder)
   call:result({
     verb = "train",
     run = folder.dir,
@@ -143,7 +142,7 @@ function M.run(call)
   local n, state = folder:latest()
   if n and n >= train.updates(settings) then
     call.progress:say("%s is finished: %d updates, %d steps", folder.dir, n, state.env_steps)
-    return
+    return conclude(call, folder, settings, start)
   end
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
   local trainer = train.new {
@@ -158,7 +157,8 @@ function M.run(call)
   call.progress:say("%s: %s on %s, %d updates of %d steps%s", folder.dir, settings.name, settings.model,
     train.updates(settings), settings.schedule.rollout, n and (", from update %d"):format(n) or "")
   trainer:train()
-  finish(call, folder, settings, start)
+  report.write(folder)
+  conclude(call, folder, settings, start)
 end
 
 return M

@@ -107,7 +107,7 @@ function Model:gradients()
 end
 
 function M.grad(x)
-  return x.grad:tolist()
+  return x.grad and x.grad:tolist() or tensor.zeros_like(x):tolist()
 end
 
 function Model.zero_grad()
@@ -139,7 +139,7 @@ function Optimizer:step(o)
     norm = norm + theta[i] ^ 2 + critic[i] ^ 2
     self.moment[i] = 0.9 * (self.moment[i] or 0.0) + theta[i]
     self.model.theta[i] = self.model.theta[i] - o.lr * self.moment[i]
-    self.model.critic[i] = self.model.critic[i] - o.value_lr * critic[i]
+    self.model.critic[i] = self.model.critic[i] - (o.value_lr or o.lr) * critic[i]
   end
   return M.poison or math.sqrt(norm)
 end
@@ -225,6 +225,9 @@ function M.model(dir)
     tokenizer = {
       token_bytes = function(_, id)
         return id < 256 and string.char(id) or "</s>"
+      end,
+      encode = function(_, text)
+        return { text:byte(1, -1) }
       end,
     },
   }

@@ -1,0 +1,66 @@
+-- A real process, a real (tiny) model, kill -9 at random moments.
+package.path = "tests/lua/?.lua;" .. package.path
+local fs = require "rl4vlm.fs"
+local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
+local rollout = require "rl4vlm.rollout"
+local slot = require "rl4vlm.slot"
+local tiny = require "support.tiny"
+
+local function words_of(name)
+  local s = slot.new(rollout.shared(require("recipes." .. name):resolve(), nil, "train", 1))
+  s:begin(1)
+  return (s:words():match("^%s*(.-)%s*$"))
+end
+
+local function timeless(dir)
+  local lines = {}
+  for text in fs.read_file(dir .. "/metrics.jsonl"):gmatch("[^\n]+") do
+    local line = json.decode(text)
+    for key in pairs(line) do
+      if key:find("^timing_") or key:find("^perf/") then
+        line[key] = nil
+      end
+    end
+    lines[#lines + 1] = line
+  end
+  return lines
+end
+
+describe("a run killed with -9 and resumed", function()
+  it("writes what a run that lived writes", function()
+    local work = assert(fs.tempdir("resume_spec"))
+    finally(function()
+      fs.remove_tree(work)
+    end)
+    local model = tiny.make(work .. "/tiny", { words_of("numberline") })
+    local rl4vlm = ("OMP_NUM_THREADS=1 %s recipes/numberline.lua"):format(host.exe)
+    local options = ("--model %s --env-steps 96 --seed 11 --set schedule.rollout=32 --set "
+      .. "schedule.eval_episodes=6 --set schedule.eval_every=2 --set sampling.max_new_tokens=12 "
+      .. "--set algorithm.minibatch=16"):format(model)
+    local function command(words, prefix)
+      return (os.execute(("%s %s %s >%s/log 2>&1"):format(prefix or "", rl4vlm, words, work)))
+    end
+    assert.is_true(command(("%s --out %s/a"):format(options, work)), fs.read_file(work .. "/log"))
+    local done, kills = nil, 0
+    for i = 1, 60 do
+      local dir = work .. "/b"
+      local words = fs.exists(dir .. "/manifest.json") and "--resume " .. dir
+        or ("%s --out %s"):format(options, dir)
+      -- each attempt lives a little longer than the one before
+      done = command(words, ("timeout -s KILL %.2f env"):format(0.15 + 0.05 * i))
+      if done then
+        break
+      end
+      kills = kills + 1
+    end
+    assert.is_true(done, fs.read_file(work .. "/log"))
+    assert.is_true(kills > 0)
+    local a, b = timeless(work .. "/a"), timeless(work .. "/b")
+    assert.equal(4, #a)
+    assert.same(a, b)
+    for i = 2, #a do
+      assert.equal(0, a[i]["training/rollout_probs_diff_max"])
+    end
+  end)
+end)
