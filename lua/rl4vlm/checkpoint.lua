@@ -340,10 +340,15 @@ local function check(ok, err)
 end
 
 -- The files beside the weights that make a folder complete.
+local companions = {}
+for _, name in ipairs { "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+  "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "preprocessor_config.json",
+  "processor_config.json", "chat_template.json", "chat_template.jinja", "README.md" } do
+  companions[name] = true
+end
+
 local function is_companion(name)
-  return (name:match("%.json$") or name:match("%.jinja$") or name:match("%.model$") or name:match("%.txt$")
-    or name:match("^LICENSE") or name:match("^NOTICE") or name == "README.md") and name ~= "config.json"
-    and not name:match("%.safetensors%.index%.json$") and not name:match("^adapter_")
+  return companions[name] or name:match("^LICENSE") or name:match("^NOTICE")
 end
 
 ---Copies tokenizer, processor and generation files as they are, and config.json.

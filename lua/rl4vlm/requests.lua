@@ -130,7 +130,8 @@ local function read_prompt(model, line, where, folder)
   if line.images ~= nil and line.images ~= json.null then
     paths = list(line, where, "images", is_text, "a path")
   end
-  local field, ids = only(line, where, { "prompt_ids", "prompt", "messages" }, true), nil
+  local field = only(line, where, { "prompt_ids", "prompt", "messages" }, true)
+  local ids
   if field == "prompt_ids" then
     ids = list(line, where, field, id_check(model.arch.text.vocab))
     if #ids == 0 then
