@@ -231,11 +231,13 @@ end
 
 -- ---- messages ----
 
-local function write_parts(out, images, message)
+local function content_of(message)
   local content = message.content
-  if type(content) == "string" then
-    content = { { type = "text", text = content } }
-  end
+  return type(content) == "string" and { { type = "text", text = content } } or content
+end
+
+local function write_parts(out, images, message)
+  local content = content_of(message)
   for _, item in ipairs(content) do
     if item.type == "image" then
       out[#out + 1] = "<image>\n"
@@ -260,6 +262,26 @@ local function vicuna(messages)
   return table.concat(out) .. "ASSISTANT:", images
 end
 
+---A template that leaves text and images of a message where they stand: what never changes can go before
+---the image, where the key/value cache shares it.
+M.in_order_template = "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+  .. "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>' }}{% else %}"
+  .. "{{ item['text'] }}{% endif %}{% endfor %}{{ ' ' }}{% endfor %}"
+  .. "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+
+local function in_order(messages)
+  local out, images = {}, {}
+  for _, message in ipairs(messages) do
+    out[#out + 1] = message.role:upper() .. ": "
+    for _, item in ipairs(content_of(message)) do
+      out[#out + 1] = item.type == "image" and "<image>" or item.text
+      images[#images + 1] = item.type == "image" and item or nil
+    end
+    out[#out + 1] = " "
+  end
+  return table.concat(out) .. "ASSISTANT:", images
+end
+
 -- The texts that LLaVA-1.5's template can write; any template made of just these is that template.
 local vicuna_words = { [": "] = true, ["<image>\n"] = true, ["<image>\\n"] = true, [" "] = true,
   ["ASSISTANT:"] = true, role = true, content = true, type = true, equalto = true, image = true,
@@ -270,7 +292,9 @@ local vicuna_words = { [": "] = true, ["<image>\n"] = true, ["<image>\\n"] = tru
 ---@return (fun(messages: table[]): string, table[])? write  gives the prompt and its image items
 ---@return string? err
 function M.chat(template)
-  if template then
+  if template == M.in_order_template then
+    return in_order
+  elseif template then
     local text = template:gsub("{#.-#}", "")
     if not text:find("ASSISTANT:", 1, true) or not text:find("upper()", 1, true) then
       return nil, "a chat template that is not LLaVA-1.5's"

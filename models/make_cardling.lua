@@ -12,6 +12,7 @@ local cards = require "rl4vlm.cards"
 local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
+local llava = require "models.llava"
 local labels = require "models.cardling_labels"
 local rng = require "rl4vlm.rng"
 local tensor = require "rl4vlm.tensor"
@@ -48,10 +49,6 @@ end
 local work = options.out .. ".files"
 
 -- ---- the folder's small files ----
-
-local CHAT = "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for item in message['content'] %}"
-  .. "{% if item['type'] == 'image' %}{{ '<image>' }}{% else %}{{ item['text'] }}{% endif %}{% endfor %}{{ ' ' }}"
-  .. "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 
 local function config(words)
   return {
@@ -204,7 +201,8 @@ local function make_words(folder)
   return (trainer.train {
     texts = texts, size = VOCABULARY, out = folder,
     special = { "<pad>", "<s>", "</s>", "<image>" }, pad = "<pad>", bos = "<s>", eos = "</s>", image = "<image>",
-    whole = numbers(), single = "+-*/()=|", chat_template = CHAT, max_length = 512,
+    whole = numbers(), single = "+-*/()=|", max_length = 512,
+    chat_template = llava.in_order_template,
   })
 end
 
@@ -222,7 +220,7 @@ local function make_files(folder)
   write("generation_config.json", {
     bos_token_id = words:id("<s>"), eos_token_id = words:id("</s>"), pad_token_id = words:id("<pad>"),
   })
-  write("chat_template.json", { chat_template = CHAT })
+  write("chat_template.json", { chat_template = llava.in_order_template })
   return words
 end
 
