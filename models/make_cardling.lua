@@ -269,7 +269,8 @@ end
 local function text_sample(model, number, stage, stream)
   local game = visit("points24", number, stage, stream)
   local answer = demonstrate("points24", game, stream)
-  return answer_sample(model, { model.tokenizer:id("<s>") }, answer, answer:find('"formula"', 1, true))
+  local from = answer:find('"formula"', 1, true)
+  return answer_sample(model, { model.tokenizer:id("<s>") }, answer, from)
 end
 
 local function pick_task(mix, stream)
