@@ -1,89 +1,103 @@
 ---@meta rl4vlm.canvas
----Drawing. Coordinates are pixels from 0 at the top left, fractions allowed; a colour is
----{r, g, b [, a]}, 0..255, or "#rrggbb" or "#rrggbbaa". Drawing methods return the canvas.
+---Pictures for environments: shapes with smooth edges, text, sprites.
+---
+---Coordinates are pixels from 0 at the top left, fractions allowed; what lies outside is clipped.
+---A colour is `{r, g, b [, a]}`, integers from 0 to 255, or "#rrggbb" or "#rrggbbaa".
 local M = {}
+
+---@alias rl4vlm.Color integer[]|string
+
+---@class rl4vlm.TextStyle
+---@field size? number  the em in pixels, 1 to 1024 (default 16)
+---@field bold? boolean
+---@field color? rl4vlm.Color  (default black)
 
 ---@class rl4vlm.Canvas
 local Canvas = {}
 
----An empty canvas, transparent unless a colour is given.
----@param width integer
----@param height integer
----@param color? string|integer[]
+---Makes a canvas, transparent unless a colour is given.
+---@param w integer
+---@param h integer
+---@param color? rl4vlm.Color
 ---@return rl4vlm.Canvas
-function M.new(width, height, color) end
+function M.new(w, h, color) end
 
----A canvas that holds the picture.
+---Makes a canvas that holds an image.
 ---@param image rl4vlm.Image
 ---@return rl4vlm.Canvas
 function M.from(image) end
 
----How much room a text takes.
+---Size of a text: its widest line's advance, and the height of its lines.
 ---@param text string
----@param options? {size?: number, bold?: boolean}
----@return number width
----@return number height
-function M.measure(text, options) end
+---@param style? rl4vlm.TextStyle
+---@return integer width, integer height
+function M.measure(text, style) end
 
----The picture drawn so far.
+---The picture; what is transparent shows black.
 ---@return rl4vlm.Image
 function Canvas:image() end
 
----@return integer width
----@return integer height
+---@return integer width, integer height
 function Canvas:size() end
 
+---Fills a rectangle.
 ---@param x number
 ---@param y number
----@param width number
----@param height number
----@param color string|integer[]
----@param radius? number  of the corners
----@return rl4vlm.Canvas
-function Canvas:rect(x, y, width, height, color, radius) end
+---@param w number
+---@param h number
+---@param color rl4vlm.Color
+---@param radius? number  of its corners
+---@return rl4vlm.Canvas self
+function Canvas:rect(x, y, w, h, color, radius) end
 
+---Fills an ellipse around (x, y).
 ---@param x number
 ---@param y number
 ---@param rx number
 ---@param ry number
----@param color string|integer[]
----@return rl4vlm.Canvas
+---@param color rl4vlm.Color
+---@return rl4vlm.Canvas self
 function Canvas:ellipse(x, y, rx, ry, color) end
 
+---Fills a circle around (x, y).
 ---@param x number
 ---@param y number
 ---@param r number
----@param color string|integer[]
----@return rl4vlm.Canvas
+---@param color rl4vlm.Color
+---@return rl4vlm.Canvas self
 function Canvas:circle(x, y, r, color) end
 
+---Draws a straight line with flat ends.
 ---@param x0 number
 ---@param y0 number
 ---@param x1 number
 ---@param y1 number
 ---@param width number
----@param color string|integer[]
----@return rl4vlm.Canvas
+---@param color rl4vlm.Color
+---@return rl4vlm.Canvas self
 function Canvas:line(x0, y0, x1, y1, width, color) end
 
----@param points number[]  {x0, y0, x1, y1, ...}
----@param color string|integer[]
----@return rl4vlm.Canvas
+---Fills a polygon.
+---@param points number[]  x0, y0, x1, y1, ...
+---@param color rl4vlm.Color
+---@return rl4vlm.Canvas self
 function Canvas:polygon(points, color) end
 
+---Draws text; (x, y) is the left end of the ascender line. UTF-8, "\n" begins a new line; the first
+---64 KiB count.
 ---@param x number
 ---@param y number
 ---@param text string
----@param options? {size?: number, bold?: boolean, color?: string|integer[]}
----@return rl4vlm.Canvas
-function Canvas:text(x, y, text, options) end
+---@param style? rl4vlm.TextStyle
+---@return rl4vlm.Canvas self
+function Canvas:text(x, y, text, style) end
 
----Lays another canvas or picture on this one.
+---Composites a canvas or an image with its top left at (x, y).
 ---@param source rl4vlm.Canvas|rl4vlm.Image
----@param x number
----@param y number
----@param opacity? number  0..1
----@return rl4vlm.Canvas
+---@param x integer
+---@param y integer
+---@param opacity? number  0 to 1 (default 1)
+---@return rl4vlm.Canvas self
 function Canvas:blit(source, x, y, opacity) end
 
 ---Frees the pixels now.

@@ -1,31 +1,28 @@
 ---@meta rl4vlm.cards
----Playing cards, named by rank and suit: "TH" is the ten of hearts.
+---Playing cards. A card is rank (`A 2..9 T J Q K`) and suit (`C D H S`): "TH".
 local M = {}
 
----Draws a card.
+---Draws a card, or "back", of w x h pixels with its top left at (x, y).
 ---@param canvas rl4vlm.Canvas
----@param card string  or "back"
----@param x number
----@param y number
----@param width integer
----@param height integer
----@return rl4vlm.Canvas
-function M.draw(canvas, card, x, y, width, height) end
-
----1 (ace) to 13 (king).
 ---@param card string
----@return integer
+---@param x integer
+---@param y integer
+---@param w integer
+---@param h integer
+---@return rl4vlm.Canvas canvas
+function M.draw(canvas, card, x, y, w, h) end
+
+---@param card string
+---@return integer rank  1 (ace) to 13 (king)
 function M.rank(card) end
 
----1 (ace) to 10 (ten and court cards).
 ---@param card string
----@return integer
+---@return integer value  1 (ace) to 10 (ten and court cards)
 function M.value(card) end
 
----The name of a card.
----@param rank integer  1..13
----@param suit integer  1..4: clubs, diamonds, hearts, spades
----@return string
+---@param rank integer  1 to 13
+---@param suit integer  1 to 4: clubs, diamonds, hearts, spades
+---@return string card
 function M.name(rank, suit) end
 
 return M

@@ -80,14 +80,14 @@ local function observe(self)
   return obs
 end
 
----Begins an episode. With a seed and no episode: episode 0 of that seed, so that the call always
----gives the same; with neither: the episode after the last one.
+---Begins an episode. A seed alone means episode 0 of the split "train", so that the call always
+---gives the same; with neither seed nor episode it is the one after the last, in the same split.
 ---@param args? { seed?: integer, episode?: integer, split?: string, start?: table }
 ---@return table obs, table info
 function Env:reset(args)
   args = args or {}
   check_options(self.name .. ".reset", args, { seed = 0, episode = 0, split = "", start = {} }, 2)
-  local split = args.split or self.place.split
+  local split = args.split or (args.seed and "train") or self.place.split
   if SPLITS[split] == nil then
     error(self.name .. ": " .. suggest.unknown("split", split, suggest.keys(SPLITS)), 2)
   end
