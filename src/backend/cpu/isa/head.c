@@ -95,17 +95,17 @@ typedef struct {
     const float *l;
     int64_t v;
     float temp;
-    softmax_row row;
+    float top; // largest l / temp that may be drawn
     const int32_t *banned;
     int64_t n_banned;
     uint32_t least; // keys below it are cut
     int64_t cut;    // of the ids whose key is `least`, those below `cut` are cut too
 } draw;
 
-// Weights exp(z - max) of ids i0..i0+n-1, 0 for those that can't be drawn.
+// Weights exp(z - top) of ids i0..i0+n-1, 0 for those that can't be drawn.
 static void weights(const draw *d, float *e, int64_t i0, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        e[i] = fn_exp(d->l[i0 + i] / d->temp - d->row.max);
+        e[i] = fn_exp(d->l[i0 + i] / d->temp - d->top);
     }
     if (d->least > 0) {
         for (int64_t i = 0; i < n; i++) {
@@ -268,43 +268,49 @@ typedef struct {
     int64_t n_banned;
 } sample_args;
 
-// id -1: not a number; -2: nothing to draw from.
+static int32_t draw_id(draw *d, const rv_sample *how, double *whole) {
+    if (how->top_k > 0 && how->top_k < d->v) {
+        keep_top_k(d, how->top_k);
+    }
+    if (how->top_p < 1) {
+        keep_top_p(d, (double)how->top_p);
+    }
+    if (how->min_p > 0) {
+        keep_min_p(d, how->min_p);
+    }
+    return pick(d, how->u, whole);
+}
+
+enum { NOT_FINITE = -1, ALL_BANNED = -2 }; // instead of an id
+
 static rv_drawn draw_row(const sample_args *a, int64_t row) {
     const rv_sample *how = a->how + row;
+    const bool greedy = !(how->temperature > 0);
     draw d = {.l = a->logits + row * a->v,
               .v = a->v,
               .banned = a->banned,
               .n_banned = a->n_banned,
-              .temp = how->temperature > 0 ? how->temperature : 1};
-    d.row = softmax_stats(d.l, d.v, d.temp, false);
-    rv_drawn r = {.id = -1};
-    if (d.row.max != d.row.max) {
+              .temp = greedy ? 1 : how->temperature};
+    softmax_row stats = softmax_stats(d.l, d.v, d.temp, false);
+    rv_drawn r = {.id = NOT_FINITE};
+    if (stats.max != stats.max) {
         return r;
     }
     double whole = 0;
-    if (how->temperature > 0) {
-        if (how->top_k > 0 && how->top_k < a->v) {
-            keep_top_k(&d, how->top_k);
-        }
-        if (how->top_p < 1) {
-            keep_top_p(&d, (double)how->top_p);
-        }
-        if (how->min_p > 0) {
-            keep_min_p(&d, how->min_p);
-        }
-        r.id = pick(&d, how->u, &whole);
-    } else {
-        r.id = argmax(&d);
+    r.id = d.n_banned || greedy ? argmax(&d) : 0;
+    if (r.id >= 0 && !greedy) {
+        d.top = d.n_banned ? d.l[r.id] / d.temp : stats.max;
+        r.id = draw_id(&d, how, &whole);
     }
     if (r.id < 0) {
-        r.id = -2;
+        r.id = ALL_BANNED;
         return r;
     }
-    r.logp = softmax_logp(&d.row, d.l[r.id], d.temp);
-    if (how->temperature > 0) {
-        bool whole_row = d.least == 0 && d.n_banned == 0;
-        r.filtered_logp =
-            whole_row ? r.logp : (float)((double)(d.l[r.id] / d.temp - d.row.max) - rv_log(whole));
+    r.logp = softmax_logp(&stats, d.l[r.id], d.temp);
+    if (!greedy && d.least == 0 && d.n_banned == 0) {
+        r.filtered_logp = r.logp;
+    } else if (!greedy) {
+        r.filtered_logp = (float)((double)(d.l[r.id] / d.temp - d.top) - rv_log(whole));
     }
     return r;
 }
@@ -323,11 +329,11 @@ rv_status ISA(rv_sample_run)(rv_ctx *c, rv_drawn *out, rv_dev logits, int64_t m,
     sample_args a = {out, rv_f32(logits), v, how, banned, n_banned};
     rv_for(c, m, v * 16, 1, sample_rows, &a);
     for (int64_t i = 0; i < m; i++) {
-        if (out[i].id == -1) {
+        if (out[i].id == NOT_FINITE) {
             return RV_FAIL(e, RV_ENUMERIC, "sample: row %lld of the logits holds NaN or infinity",
                            (long long)i);
         }
-        if (out[i].id == -2) {
+        if (out[i].id == ALL_BANNED) {
             return RV_FAIL(e, RV_EARG, "sample: row %lld: no id may be drawn (all %lld are banned)",
                            (long long)i, (long long)v);
         }
