@@ -113,7 +113,7 @@ function M.find(name)
     local before = entry.name:sub(-#name - 1, -#name - 1)
     if entry.name == name or entry.name == "rl4vlm." .. name then
       exact[#exact + 1] = entry
-    elseif tail == name and before:match("[.:]") then
+    elseif tail == name and (before:match("[.:]") or name:match("^:")) then
       found[#found + 1] = entry
     end
   end

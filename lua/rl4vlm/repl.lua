@@ -160,6 +160,9 @@ local function show_help(name)
   if #found == 0 then
     found = help.find(name)
   end
+  if #found == 0 and name:find(":", 1, true) then
+    found = help.find(name:match(":.*$"))
+  end
   local texts = {}
   for i, entry in ipairs(found) do
     texts[i] = help.text(entry)
