@@ -88,6 +88,7 @@ end
 ---@field verb string
 ---@field named boolean the verb was given
 ---@field progress rl4vlm.Progress
+---@field folder string|nil the run's folder, once there is one
 local Call = {}
 Call.__index = Call
 
@@ -177,8 +178,9 @@ function M.run(recipe, args)
     end
   end
   local deferred = host.defer_interrupt(true)
+  local call
   local ok, err = xpcall(function()
-    local call = call_of(recipe, args)
+    call = call_of(recipe, args)
     require("rl4vlm.verbs." .. call.verb).run(call)
   end, function(e)
     -- a message that begins with a place in our Lua is a surprise: say how it came there
@@ -191,7 +193,8 @@ function M.run(recipe, args)
   elseif type(err) == "table" and err.usage then
     return fail(2, err.usage)
   elseif type(err) == "string" and err:find("interrupted!", 1, true) then
-    return fail(130, "stopped by Ctrl-C")
+    local hint = call.folder and ("; go on with --resume %s"):format(call.folder) or ""
+    return fail(130, "stopped by Ctrl-C" .. hint)
   end
   return fail(1, err)
 end

@@ -5,15 +5,10 @@ local function some(list)
   return list and #list > 0 and list or nil
 end
 
----Loads a model for a run: to train, with the parts that learn, or only to play.
----@param settings rl4vlm.Settings
----@param name string a name, a folder, RUN, RUN/best or RUN/checkpoints/N
----@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil }
----@return table model
-function M.model(settings, name, o)
-  local vlm = require "rl4vlm.vlm"
+-- What vlm.load is asked for.
+local function options_of(settings, o)
   local lora = o.train and settings.lora.r > 0
-  return vlm.load(name, {
+  return {
     device = settings.device,
     dtype = settings.dtype ~= "auto" and settings.dtype or nil,
     threads = settings.threads > 0 and settings.threads or nil,
@@ -29,7 +24,50 @@ function M.model(settings, name, o)
     value_head = o.value_head ~= false or nil,
     slots = o.slots or settings.slots,
     seed = settings.seed,
-  })
+  }
+end
+
+---Loads a model for a run: to train, with the parts that learn, or only to play.
+---@param settings rl4vlm.Settings
+---@param name string a name, a folder, RUN, RUN/best or RUN/checkpoints/N
+---@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil }
+---@return table model
+function M.model(settings, name, o)
+  return require("rl4vlm.vlm").load(name, options_of(settings, o))
+end
+
+local FROZEN = { train = false, value_head = false, slots = 0 }
+
+---True where the KL penalty needs a model of its own: without an adapter that could be switched off.
+---@param settings rl4vlm.Settings
+---@return boolean
+function M.needs_reference(settings)
+  return settings.algorithm.kl_coef > 0 and settings.lora.r == 0
+end
+
+---The frozen start that the KL penalty looks at, where one is needed.
+---@param settings rl4vlm.Settings
+---@return table|nil model
+function M.reference(settings)
+  return M.needs_reference(settings) and M.model(settings, settings.model, FROZEN) or nil
+end
+
+---Bytes that training takes, by what they are for; nothing is taken.
+---@param settings rl4vlm.Settings
+---@return table
+function M.plan(settings)
+  local model = require("rl4vlm.vlm").open(settings.model, settings.adapter)
+  local function plan_for(o)
+    local options = options_of(settings, o)
+    options.adapter, options.seed = nil, nil
+    return model:plan_for(options)
+  end
+  local plan = plan_for { train = true }
+  if M.needs_reference(settings) then
+    plan.reference = plan_for(FROZEN).total
+    plan.total = plan.total + plan.reference
+  end
+  return plan
 end
 
 ---Writes what a run learned: its adapter, or the whole model, in fp32 so that it goes on bit for bit.

@@ -82,6 +82,7 @@ function M.run(call)
   else
     folder, settings = train_verb.begin(call, "sft")
   end
+  call.folder = folder.dir
   local n, state = folder:latest()
   if n and state.samples >= settings.sft.samples then
     call.progress:say("%s is finished: %d samples", folder.dir, state.samples)

@@ -122,13 +122,6 @@ local function conclude(call, folder, settings, start)
   end)
 end
 
--- The frozen start of the KL penalty, where no adapter can be switched off for it.
-local function reference(settings)
-  if settings.algorithm.kl_coef > 0 and settings.lora.r == 0 then
-    return load.model(settings, settings.model, { train = false, value_head = false, slots = 0 })
-  end
-end
-
 ---@param call rl4vlm.Call
 function M.run(call)
   local start = host.clock()
@@ -139,6 +132,7 @@ function M.run(call)
     check(call, call:settings(call.recipe))
     folder, settings = M.begin(call, "train")
   end
+  call.folder = folder.dir
   local n, state = folder:latest()
   if n and n >= train.updates(settings) then
     call.progress:say("%s is finished: %d updates, %d steps", folder.dir, n, state.env_steps)
@@ -149,7 +143,7 @@ function M.run(call)
     settings = settings,
     run = folder,
     model = load.model(settings, checkpoint or settings.model, { train = true, resumed = n ~= nil }),
-    reference = reference(settings),
+    reference = load.reference(settings),
     state = state,
     checkpoint = checkpoint,
     progress = call.progress,
