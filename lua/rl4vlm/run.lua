@@ -47,14 +47,20 @@ function M.next_free(name)
   return ("runs/%s-%d"):format(name, n)
 end
 
+---Raises where a folder holds a run already.
+---@param dir string|nil
+function M.refuse_old(dir)
+  if dir and M.is_run(dir) then
+    error(("%s: holds a run already (go on with it: --resume %s)"):format(dir, dir), 0)
+  end
+end
+
 ---Makes a run's folder and writes its manifest. A folder that holds a run is refused.
 ---@param dir string
 ---@param manifest table
 ---@return rl4vlm.Run
 function M.create(dir, manifest)
-  if M.is_run(dir) then
-    error(("%s: holds a run already (go on with it: --resume %s)"):format(dir, dir), 0)
-  end
+  M.refuse_old(dir)
   must(fs.mkdirs(dir .. "/checkpoints"))
   local self = setmetatable({ dir = dir, manifest = manifest }, Run)
   self:write_manifest()

@@ -7,6 +7,7 @@ local load = require "rl4vlm.load"
 local metrics = require "rl4vlm.metrics"
 local progress = require "rl4vlm.progress"
 local report = require "rl4vlm.report"
+local run = require "rl4vlm.run"
 local sft = require "rl4vlm.sft"
 local tensorboard = require "rl4vlm.tensorboard"
 local train_verb = require "rl4vlm.verbs.train"
@@ -76,22 +77,25 @@ end
 
 ---@param call rl4vlm.Call
 function M.run(call)
-  local folder, settings
+  local folder, settings, n, state
   if call.values.resume then
     folder, settings = train_verb.reopen(call, "sft")
+    call.folder = folder.dir
+    n, state = folder:latest()
   else
-    folder, settings = train_verb.begin(call, "sft")
+    settings = train_verb.settings(call)
+    run.refuse_old(call.values.out)
   end
-  call.folder = folder.dir
-  local n, state = folder:latest()
   if n and state.samples >= settings.sft.samples then
     call.progress:say("%s is finished: %d samples", folder.dir, state.samples)
     return
   end
-  folder:cut_back(state)
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
   local model = load.model(settings, checkpoint or settings.model,
     { train = true, resumed = n ~= nil, slots = 16 })
+  folder = folder or train_verb.begin(call, "sft", settings)
+  call.folder = folder.dir
+  folder:cut_back(state)
   state = state or { update = 0, samples = 0 }
   learn(call, folder, settings, model, state)
   local line = evaluate(folder, settings, model, state)

@@ -57,16 +57,23 @@ function M.reopen(call, kind)
   return folder, settings
 end
 
----Makes the folder of a new run.
+---The settings of a new run.
+---@param call rl4vlm.Call
+---@return rl4vlm.Settings
+function M.settings(call)
+  call:only(OPTIONS)
+  return call:settings(call.recipe)
+end
+
+---Makes the folder of a new run: when its model has loaded, so that nothing is left of a false start.
 ---@param call rl4vlm.Call
 ---@param kind "train"|"sft"
----@return rl4vlm.Run, rl4vlm.Settings
-function M.begin(call, kind)
-  call:only(OPTIONS)
-  local settings = call:settings(call.recipe)
+---@param settings rl4vlm.Settings
+---@return rl4vlm.Run
+function M.begin(call, kind, settings)
   local dir = call.values.out or run.next_free(kind == "train" and settings.name
     or settings.name .. "-" .. kind)
-  return run.create(dir, manifest.new(kind, settings, call.changes)), settings
+  return run.create(dir, manifest.new(kind, settings, call.changes))
 end
 
 local SHOWN = {
@@ -125,32 +132,36 @@ end
 ---@param call rl4vlm.Call
 function M.run(call)
   local start = host.clock()
-  local folder, settings
+  local folder, settings, n, state
   if call.values.resume then
     folder, settings = M.reopen(call, "train")
+    call.folder = folder.dir
+    n, state = folder:latest()
   else
-    check(call, call:settings(call.recipe))
-    folder, settings = M.begin(call, "train")
+    settings = M.settings(call)
+    check(call, settings)
+    run.refuse_old(call.values.out)
   end
-  call.folder = folder.dir
-  local n, state = folder:latest()
   if n and n >= train.updates(settings) then
     call.progress:say("%s is finished: %d updates, %d steps", folder.dir, n, state.env_steps)
     return conclude(call, folder, settings, start)
   end
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
-  local trainer = train.new {
+  local model = load.model(settings, checkpoint or settings.model, { train = true, resumed = n ~= nil })
+  local reference = load.reference(settings)
+  folder = folder or M.begin(call, "train", settings)
+  call.folder = folder.dir
+  call.progress:say("%s: %s on %s, %d updates of %d steps%s", folder.dir, settings.name, settings.model,
+    train.updates(settings), settings.schedule.rollout, n and (", from update %d"):format(n) or "")
+  train.new {
     settings = settings,
     run = folder,
-    model = load.model(settings, checkpoint or settings.model, { train = true, resumed = n ~= nil }),
-    reference = load.reference(settings),
+    model = model,
+    reference = reference,
     state = state,
     checkpoint = checkpoint,
     progress = call.progress,
-  }
-  call.progress:say("%s: %s on %s, %d updates of %d steps%s", folder.dir, settings.name, settings.model,
-    train.updates(settings), settings.schedule.rollout, n and (", from update %d"):format(n) or "")
-  trainer:train()
+  }:train()
   report.write(folder)
   conclude(call, folder, settings, start)
 end
