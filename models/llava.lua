@@ -126,7 +126,7 @@ function M.arch(config, where)
   local c = fields.new(config, where)
   c:expect("model_type", "llava", "llava")
   if c:has("quantization_config") then
-    c:fail("quantization_config", "none (the weights as floats)", "one")
+    c:fail("quantization_config", "none (the weights as floats)", c:get("quantization_config"))
   end
   local vision, text = vision_arch(c), text_arch(c)
   local side = vision.image_size // vision.patch

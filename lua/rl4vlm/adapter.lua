@@ -296,6 +296,7 @@ function M.create(family, core, options, base)
     names[role .. ".lora_a"], names[role .. ".lora_b"] =
       module .. ".lora_A.weight", module .. ".lora_B.weight"
   end
+  base = fs.realpath(base) or base
   return { config = M.config(options, r, alpha, base), base = base, names = names, whole = {} }
 end
 

@@ -109,7 +109,7 @@ end
 local function reply_of(self, slot, run, finish)
   local reply = self.raw:take(slot)
   reply.key, reply.finish = run.key, finish
-  reply.text = self.model.tokenizer:decode(reply.answer, { skip_special = true })
+  reply.text = self.model:text(reply.answer)
   self.running[slot] = nil
   self.count = self.count - 1
   return reply

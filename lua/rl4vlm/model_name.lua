@@ -1,7 +1,6 @@
 -- model_name.lua - what a model's name stands for: a folder, a run, a run's checkpoint, a built-in model.
 local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
-local json = require "rl4vlm.json"
 
 local M = {}
 
@@ -96,7 +95,7 @@ end
 function M.base_of(dir, base)
   if type(base) ~= "string" or base == "" then
     error(("%s/adapter_config.json: base_model_name_or_path: wanted the base model's folder, came %s"):format(dir,
-      base == json.null and "null" or tostring(base)), 0)
+      base == nil and "none" or tostring(base)), 0)
   end
   local beside = not base:match("^/") and find(dir .. "/" .. base)
   return beside or M.resolve(base)

@@ -274,6 +274,17 @@ function Model:prompt(text, images)
   return ids
 end
 
+---The text of an answer without special tokens; nil where the tokenizer has a part that we do not know, so
+---that requests in ids run all the same.
+---@param ids integer[]
+---@return string?
+function Model:text(ids)
+  local ok, text = pcall(function()
+    return self.tokenizer:decode(ids, { skip_special = true })
+  end)
+  return ok and text or nil
+end
+
 ---Writes messages as a prompt with the family's chat template, and the generation prompt behind it.
 ---@param messages table[]  Hugging Face's list form: {role =, content = TEXT or list of
 ---{type = "text", text =} and {type = "image", image =}}

@@ -71,7 +71,7 @@ end
 local function reply_line(reply)
   local request = reply.key[2]
   return reply.key[1], { id = request.id, prompt_ids = request.ids, answer_ids = json.list(reply.answer),
-    text = reply.text, logprobs = json.list(reply.logprobs), finish = reply.finish }
+    text = reply.text or json.null, logprobs = json.list(reply.logprobs), finish = reply.finish }
 end
 
 local function run_all(model, path, settings, out)

@@ -58,20 +58,12 @@ local function finish_of(model, answer)
   return "length"
 end
 
--- The text of an answer; none where the tokenizer can't be read (requests in ids run all the same).
-local function text_of(model, answer)
-  local ok, text = pcall(function()
-    return model.tokenizer:decode(answer, { skip_special = true })
-  end)
-  return ok and text or json.null
-end
-
 local function write_replies(model, batch, scores, out)
   local logprobs = scores.logprobs:detach():tolist()
   for i, request in ipairs(batch) do
     local first, last = scores.offsets[i] + 1, scores.offsets[i + 1]
     out:put(request.index, { id = request.id, prompt_ids = json.list(request.ids),
-      answer_ids = json.list(request.answer), text = text_of(model, request.answer),
+      answer_ids = json.list(request.answer), text = model:text(request.answer) or json.null,
       logprobs = json.list(table.move(logprobs, first, last, 1, {})), finish = finish_of(model, request.answer) })
   end
 end

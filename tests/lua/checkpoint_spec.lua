@@ -1,0 +1,317 @@
+-- Model folders and adapters: what is wrong is named, what is written is whole.
+local adapter = require "rl4vlm.adapter"
+local checkpoint = require "rl4vlm.checkpoint"
+local fs = require "rl4vlm.fs"
+local json = require "rl4vlm.json"
+local llava = require "models.llava"
+local model_name = require "rl4vlm.model_name"
+local regex = require "rl4vlm.regex"
+local safetensors = require "rl4vlm.safetensors"
+local slice = require "rl4vlm.slice"
+local vlm = require "rl4vlm.vlm"
+
+local golden = "tests/golden/mistral"
+local dir
+
+local function message_of(f, ...)
+  local ok, err = pcall(f, ...)
+  assert.is_false(ok)
+  return (err:gsub(dir:gsub("%p", "%%%0"), "DIR"))
+end
+
+-- A copy of the golden folder whose config and tensors a function may change.
+local function copy(change)
+  local config = json.decode(fs.read_file(golden .. "/config.json"))
+  local file, tensors = safetensors.open(golden .. "/model.safetensors"), {}
+  for _, name in ipairs(file:names()) do
+    tensors[name] = file:get(name)
+  end
+  if change then
+    change(config, tensors)
+  end
+  assert(fs.write_atomic(dir .. "/config.json", json.pretty(config)))
+  safetensors.write(dir .. "/model.safetensors", tensors)
+end
+
+local function load_copy(change)
+  copy(change)
+  return vlm.load(dir, { threads = 1 })
+end
+
+local function zeros(shape)
+  return slice.random(shape, "constant", 0, 0, "zero")
+end
+
+describe("a model's folder", function()
+  before_each(function() dir = assert(fs.tempdir()) end)
+  after_each(function() fs.remove_tree(dir) end)
+
+  it("names what is not there", function()
+    assert.equal("DIR: wanted a model's folder with config.json in it, or a run with a checkpoint",
+      message_of(vlm.load, dir))
+    assert.matches("^no model 'cardlin': wanted a folder, a run, or a built%-in model", message_of(vlm.load, "cardlin"))
+    copy()
+    fs.remove(dir .. "/model.safetensors")
+    assert.equal("DIR: wanted model.safetensors or model.safetensors.index.json, found neither",
+      message_of(vlm.load, dir))
+    assert(fs.write_atomic(dir .. "/pytorch_model.bin", "x"))
+    assert.matches("^DIR holds pytorch_model.bin, a pickle, which is not read", message_of(vlm.load, dir))
+  end)
+
+  it("refuses a config that is no JSON object", function()
+    for _, text in ipairs { "", "[1", "7", '{"model_type":' } do
+      assert(fs.write_atomic(dir .. "/config.json", text))
+      assert.matches("^DIR/config.json: wanted a JSON object", message_of(vlm.load, dir))
+    end
+  end)
+
+  it("names the field that is wrong", function()
+    local cases = {
+      { function(c) c.model_type = "bert" end,
+        "DIR/config.json: model_type: wanted a family with a descriptor in models/ (llava), came bert" },
+      { function(c) c.model_type = "../llava" end,
+        "DIR/config.json: model_type: wanted a family with a descriptor in models/ (llava), came ../llava" },
+      { function(c) c.vision_feature_layer = { -2, -3 } end,
+        "DIR/config.json: vision_feature_layer: wanted one layer (several are not supported), came a list" },
+      { function(c) c.vision_feature_layer = -9 end,
+        "DIR/config.json: vision_feature_layer: wanted a layer of a tower with 3, came -9" },
+      { function(c) c.vision_feature_select_strategy = "cls" end,
+        'DIR/config.json: vision_feature_select_strategy: wanted one of default, full, came "cls"' },
+      { function(c) c.text_config.hidden_size = 24.5 end,
+        "DIR/config.json: text_config: hidden_size: wanted a positive whole number, came 24.5" },
+      { function(c) c.text_config.hidden_size = "24" end,
+        'DIR/config.json: text_config: hidden_size: wanted a positive whole number, came "24"' },
+      { function(c) c.text_config.num_key_value_heads = 4 end,
+        "DIR/config.json: text_config: num_key_value_heads: wanted a divisor of num_attention_heads 6, came 4" },
+      { function(c) c.text_config.rms_norm_eps = -1 end,
+        "DIR/config.json: text_config: rms_norm_eps: wanted a positive number, came -1" },
+      { function(c) c.text_config.model_type = "gpt2" end,
+        'DIR/config.json: text_config: model_type: wanted one of llama, mistral, came "gpt2"' },
+      { function(c) c.text_config.rope_parameters.rope_type = "yarn" end,
+        'DIR/config.json: text_config: rope_parameters: rope_type: wanted default, linear or llama3, came "yarn"' },
+      { function(c) c.vision_config = 3 end, "DIR/config.json: vision_config: wanted an object, came 3" },
+      { function(c) c.vision_config.model_type = "siglip" end,
+        'DIR/config.json: vision_config: model_type: wanted "clip_vision_model", came "siglip"' },
+      { function(c) c.projector_hidden_act = "tanh" end, "DIR/config.json: projector_hidden_act: wanted one of "
+        .. 'gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, silu, swish, came "tanh"' },
+      { function(c) c.quantization_config = { bits = 4 } end,
+        "DIR/config.json: quantization_config: wanted none (the weights as floats), came an object" },
+    }
+    for _, case in ipairs(cases) do
+      copy(case[1])
+      assert.equal(case[2], message_of(vlm.load, dir))
+    end
+  end)
+
+  it("lists all tensors that do not fit at once", function()
+    assert.equal("DIR: the tensors are not those of its config.json; missing (1): language_model.model.norm.weight; "
+      .. "wrong shape (1): multi_modal_projector.linear_1.weight (wanted (24, 20), came (20, 24)); wrong type (1): "
+      .. "vision_tower.pre_layrnorm.bias (wanted F32, F16 or BF16, came I32); unknown (1): language_model.extra",
+      message_of(load_copy, function(_, t)
+        t["language_model.model.norm.weight"] = nil
+        t["multi_modal_projector.linear_1.weight"] = zeros { 20, 24 }
+        t["vision_tower.pre_layrnorm.bias"] = slice.new { dtype = "I32", shape = { 20 }, data = ("\0"):rep(80) }
+        t["language_model.extra"] = zeros { 1 }
+      end))
+  end)
+
+  it("keeps tensors that the model does not use", function()
+    local extra = "vision_tower.embeddings.position_ids"
+    local model = load_copy(function(_, t)
+      t[extra] = slice.new { dtype = "I64", shape = { 1, 2 }, data = string.pack("<i8i8", 0, 1) }
+    end)
+    model:save(dir .. "/saved")
+    local old, new = safetensors.open(dir .. "/model.safetensors"), safetensors.open(dir .. "/saved/model.safetensors")
+    assert.same(old:names(), new:names())
+    for _, name in ipairs(old:names()) do
+      assert.equal(old:get(name):dtype(), new:get(name):dtype())
+      assert.equal(old:get(name):data(), new:get(name):data())
+    end
+    model:close()
+  end)
+
+  it("reads null and absent fields as transformers does", function()
+    local function arch(change)
+      local config = { model_type = "llava", text_config = { model_type = "mistral" } }
+      change(config)
+      return llava.arch(config, "config")
+    end
+    assert.equal(4096, arch(function() end).text.window)
+    assert.equal(0, arch(function(c) c.text_config.sliding_window = json.null end).text.window)
+    assert.equal(8, arch(function() end).text.kv_heads)
+    assert.equal(32, arch(function(c) c.text_config.num_key_value_heads = json.null end).text.kv_heads)
+    assert.equal(24 - 1, arch(function() end).vision.layers) -- LLaVA-1.5's tower
+    assert.equal(12, arch(function(c) c.vision_config = {}; c.vision_feature_layer = -1 end).vision.layers)
+    local old = arch(function(c)
+      c.text_config = { rope_theta = 5000, rope_scaling = { type = "linear", factor = 2.0 } }
+    end).text
+    assert.same({ 5000, "linear", 2, 32 }, { old.rope_theta, old.rope, old.rope_factor, old.kv_heads })
+    assert.equal(577, arch(function(c) c.vision_feature_select_strategy = "full" end).image_tokens)
+  end)
+
+  it("is replaced whole or not at all", function()
+    assert(fs.mkdirs(dir .. "/out"))
+    assert(fs.write_atomic(dir .. "/out/old", "x"))
+    assert.has_error(function()
+      checkpoint.write_folder(dir .. "/out", function(temporary)
+        assert(fs.write_atomic(temporary .. "/new", "y"))
+        error("no more", 0)
+      end)
+    end, "no more")
+    assert.same({ "out" }, fs.list(dir))
+    assert.same({ "old" }, fs.list(dir .. "/out"))
+    checkpoint.write_folder(dir .. "/out", function(temporary)
+      assert(fs.write_atomic(temporary .. "/new", "y"))
+    end)
+    assert.same({ "out" }, fs.list(dir))
+    assert.same({ "new" }, fs.list(dir .. "/out"))
+  end)
+
+  it("refuses options that do not exist", function()
+    assert.has_error(function() vlm.load(golden, { slot = 2 }) end, "unknown option 'slot' (did you mean 'slots'?)")
+    assert.has_error(function() vlm.load(golden, { dtype = "fp8" }) end, "dtype: wanted fp32, bf16 or fp16, came fp8")
+  end)
+end)
+
+describe("a model's name", function()
+  before_each(function() dir = assert(fs.tempdir()) end)
+  after_each(function() fs.remove_tree(dir) end)
+
+  it("is a folder, a run, or a run's checkpoint", function()
+    local run = dir .. "/run"
+    for _, path in ipairs { "/checkpoints/3/model", "/checkpoints/12/model" } do
+      assert(fs.mkdirs(run .. path))
+      assert(fs.write_atomic(run .. path .. "/config.json", "{}"))
+    end
+    assert(fs.write_atomic(run .. "/manifest.json", "{}"))
+    assert.equal(run .. "/checkpoints/12/model", model_name.resolve(run))
+    assert.equal(run .. "/checkpoints/3/model", model_name.resolve(run .. "/checkpoints/3/"))
+    assert(fs.write_atomic(run .. "/best", "checkpoints/3\n"))
+    assert.equal(run .. "/checkpoints/3/model", model_name.resolve(run))
+    assert.equal(run .. "/checkpoints/3/model", model_name.resolve(run .. "/best"))
+    assert.equal(golden, model_name.resolve(golden))
+    assert.equal(golden .. "/adapter/..", model_name.base_of(golden .. "/adapter", ".."))
+  end)
+end)
+
+describe("regular expressions", function()
+  it("match the whole text", function()
+    assert.is_true(regex.full_match("a|ab", "ab"))
+    assert.is_true(regex.full_match([[(.*\.)?(q_proj)]], "x.q_proj"))
+    assert.is_false(regex.full_match("q", "q_proj"))
+    assert.has_error(function() regex.full_match("(", "") end,
+      "regular expression '(': missing closing parenthesis at byte 1")
+    assert.has_error(function() regex.full_match("(a+)+[bc]d", ("a"):rep(60) .. "d") end,
+      "regular expression '(a+)+[bc]d': matching took too long")
+  end)
+end)
+
+describe("an adapter", function()
+  local params = vlm.open(golden):start({ threads = 1 }).core:params()
+
+  before_each(function() dir = assert(fs.tempdir()) end)
+  after_each(function() fs.remove_tree(dir) end)
+
+  it("stands where PEFT's rules say", function()
+    local cases = {
+      { { target_modules = { "q_proj", "v_proj" } }, 3 * 2 - 2 + 2 * 2 }, -- the tower's as well
+      { { target_modules = { "q_proj", "v_proj" }, exclude_modules = [[.*vision_tower.*]] }, 4 },
+      { { target_modules = [[.*language_model.*\.(q_proj|v_proj)]] }, 4 },
+      { { target_modules = { "q_proj" }, layers_to_transform = { 1 } }, 2 },
+      { { target_modules = { "q_proj" }, layers_to_transform = 0, layers_pattern = "layers" }, 2 },
+      { { target_modules = { "model.language_model.layers.0.self_attn.q_proj" } }, 1 },
+      { { target_modules = { "language_model.model.layers.0.self_attn.q_proj" } }, 1 },
+      { { target_modules = { "linear_1" } }, 1 },
+      { { target_modules = { "proj" } }, 0 },
+      { { target_modules = "all-linear" }, 2 * 6 + 2 + 2 * 7 },
+    }
+    for i, case in ipairs(cases) do
+      assert.equal(case[2], #adapter.targets(llava, params, case[1]), "case " .. i)
+    end
+  end)
+
+  local function write(change)
+    local config = json.decode(fs.read_file(golden .. "/adapter/adapter_config.json"))
+    local file, tensors = safetensors.open(golden .. "/adapter/adapter_model.safetensors"), {}
+    for _, name in ipairs(file:names()) do
+      tensors[name] = file:get(name)
+    end
+    config.base_model_name_or_path = fs.realpath(golden)
+    change(config, tensors)
+    assert(fs.write_atomic(dir .. "/adapter_config.json", json.pretty(config)))
+    safetensors.write(dir .. "/adapter_model.safetensors", tensors)
+  end
+
+  it("names what it can't be", function()
+    local a = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+    local cases = {
+      { function(c) c.peft_type = "LOHA" end, 'DIR/adapter_config.json: peft_type: wanted "LORA", came "LOHA"' },
+      { function(c) c.use_dora = true end,
+        "DIR/adapter_config.json: use_dora: wanted nothing (it is not supported), came true" },
+      { function(c) c.bias = "all" end, 'DIR/adapter_config.json: bias: wanted none, came "all"' },
+      { function(c) c.target_parameters = { "x" } end,
+        "DIR/adapter_config.json: target_parameters: wanted nothing (it is not supported), came a list" },
+      { function(c) c.r = 0 end, "DIR/adapter_config.json: r: wanted a positive whole number, came 0" },
+      { function(c) c.r = 5 end, "DIR/adapter_model.safetensors: base_model.model.model.multi_modal_projector.linear_1."
+        .. "lora_A.weight: wanted A (5, 20) and B (24, 5), came A (3, 20) and B (24, 3)" },
+      { function(_, t) t[a] = nil end, "DIR/adapter_model.safetensors: " .. a:gsub("_A", "_B")
+        .. ": wanted both lora_A and lora_B" },
+      { function(_, t) t["base_model.model.x.lora_A.weight"] = t[a] end, "DIR/adapter_model.safetensors: 1 tensors "
+        .. "fit no linear layer of the model, the first is base_model.model.x.lora_A.weight" },
+      { function(c) c.base_model_name_or_path = json.null end, "DIR/adapter_config.json: base_model_name_or_path: "
+        .. "wanted the base model's folder, came none" },
+    }
+    for _, case in ipairs(cases) do
+      write(case[1])
+      assert.equal(case[2], message_of(vlm.load, dir, { threads = 1 }))
+    end
+    fs.remove(dir .. "/adapter_model.safetensors")
+    assert.equal("DIR: wanted adapter_model.safetensors, found none", message_of(vlm.load, dir))
+  end)
+
+  it("is read under the names that modules had before", function()
+    local ids = { 1, 5, 9, 12 }
+    local new = vlm.load(golden .. "/adapter", { threads = 1 })
+    write(function(_, t)
+      local names = {}
+      for name in pairs(t) do
+        names[#names + 1] = name
+      end
+      for _, name in ipairs(names) do
+        local value = t[name]
+        t[name] = nil
+        t[name:gsub("model%.language_model%.", "language_model.model.", 1)] = value
+      end
+    end)
+    local old = vlm.load(dir, { threads = 1 })
+    assert.equal(new.core:logits(ids):data(), old.core:logits(ids):data())
+    new:lora_enable(false)
+    local base = vlm.load(golden, { threads = 1 })
+    assert.equal(base.core:logits(ids):data(), new.core:logits(ids):data())
+    assert.are_not.equal(base.core:logits(ids):data(), old.core:logits(ids):data())
+  end)
+
+  it("goes on from where it was saved", function()
+    local ids, answer = { 1, 5, 9, 12 }, { 7, 3 }
+    local function train(model, optimizer)
+      local loss = -model.core:score({ { ids = ids, answer = answer } }, { grad = true }).logprobs:sum()
+      loss:backward()
+      optimizer:step { lr = 1e-2, max_norm = 1 }
+    end
+    local first = vlm.load(golden, { threads = 1, lora = { r = 2, alpha = 4, seed = 5 }, value_head = true, seed = 6 })
+    local optimizer = first:optimizer { weight_decay = 0.1 }
+    train(first, optimizer)
+    first:save_adapter(dir .. "/adapter")
+    optimizer:save(dir .. "/optimizer.safetensors")
+    train(first, optimizer)
+    local second = vlm.load(dir .. "/adapter", { threads = 1, train_adapter = true, value_head = true })
+    local resumed = second:optimizer { weight_decay = 0.1 }
+    resumed:load(dir .. "/optimizer.safetensors")
+    train(second, resumed)
+    assert.equal(2, resumed.steps)
+    assert.equal(first.core:logits(ids):data(), second.core:logits(ids):data())
+    for _, role in ipairs { "text.layers.1.down.weight.lora_a", "value.0.weight" } do
+      assert.equal(first.core:get(role):data(), second.core:get(role):data())
+    end
+  end)
+end)
