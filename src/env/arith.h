@@ -41,6 +41,12 @@ typedef struct {
     double f;
 } rv_pyvalue;
 
+enum { RV_PY_FLOOR = 'f', RV_PY_POWER = 'p' }; // the operators of two characters, // and **
+
+/// Computes a op b as Python 3 does, for op in + - * / and the two above. Errors: RV_ARITH_ZERO,
+/// RV_ARITH_OVERFLOW, RV_ARITH_TYPE (a complex result).
+rv_arith_status rv_pyvalue_apply(rv_pyvalue *out, rv_pyvalue a, int op, rv_pyvalue b);
+
 /// Evaluates as Python 3 would: `expr = term (('+'|'-') term)*`, `term = factor (('*'|'/'|'//')
 /// factor)*`, `factor = ('+'|'-') factor | power`, `power = atom ['**' factor]`, `atom = number |
 /// '(' expr ')'`. Integers whose size passes 127 bits are RV_ARITH_OVERFLOW where Python goes on.

@@ -38,8 +38,9 @@ static rv_status face(rv_canvas *c, rv_card card, int64_t width, int64_t height,
     }
     rv_color ink = card.suit == 1 || card.suit == 2 ? red : black;
     double wide = card.rank == 10 ? 0.52 : 0.39; // of the card's width: two digits need the room
+    double tall = card.rank == 11 || card.rank == 12 ? 0.42 : 0.39; // J and Q hang below the line
     // a little right of the middle, where the cells of the tables' frames cut the least
-    const double top[4] = {w * ((1 - wide) / 2 + 0.01), h * 0.09, w * wide, h * 0.39};
+    const double top[4] = {w * ((1 - wide) / 2 + 0.01), h * 0.09, w * wide, h * tall};
     const double bottom[4] = {w * 0.2, h * 0.56, w * 0.6, h * 0.36};
     RV_TRY(sheet(c, width, height, e));
     RV_TRY(rv_font_fit(bold, c, top, index, strlen(index), ink, e));

@@ -87,7 +87,7 @@ static rv_arith_status power(value *out, value a, value b) {
     return isinf(r) && isfinite(x) && isfinite(y) ? RV_ARITH_OVERFLOW : RV_ARITH_OK;
 }
 
-enum { FLOOR = 'f', POWER = 'p' }; // the operators of two characters
+enum { FLOOR = RV_PY_FLOOR, POWER = RV_PY_POWER };
 
 static rv_arith_status apply_ints(value *out, __int128 a, int op, __int128 b) {
     __int128 r;
@@ -111,7 +111,7 @@ static rv_arith_status apply_ints(value *out, __int128 a, int op, __int128 b) {
     return int_result(out, r, over);
 }
 
-static rv_arith_status apply(value *out, value a, int op, value b) {
+rv_arith_status rv_pyvalue_apply(rv_pyvalue *out, rv_pyvalue a, int op, rv_pyvalue b) {
     if (op == POWER) {
         return power(out, a, b);
     }
@@ -232,7 +232,7 @@ static rv_arith_status factor(parser *p, value *out) {
         value exponent;
         p->s += 2;
         s = expr(p, &exponent, 2);
-        s = s == RV_ARITH_OK ? apply(out, *out, POWER, exponent) : s;
+        s = s == RV_ARITH_OK ? rv_pyvalue_apply(out, *out, POWER, exponent) : s;
     }
     return s;
 }
@@ -252,7 +252,7 @@ static rv_arith_status expr(parser *p, value *out, int level) {
         value right;
         p->s += len;
         s = expr(p, &right, level + 1);
-        s = s == RV_ARITH_OK ? apply(out, *out, op, right) : s;
+        s = s == RV_ARITH_OK ? rv_pyvalue_apply(out, *out, op, right) : s;
     }
     p->depth--;
     return s;
