@@ -5,6 +5,12 @@ local M = {}
 ---@type string  the program's version
 M.version = ""
 
+---@type string  libraries in the program, with their versions
+M.libraries = ""
+
+---@type string  devices that this program can compute on here
+M.backends = ""
+
 ---@type string  path of the running program
 M.exe = ""
 

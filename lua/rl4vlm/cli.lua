@@ -75,9 +75,18 @@ local function changes_of(verb, values)
   return changes
 end
 
+---The verbs, in the order of a person's work.
+M.verbs = VERBS
+
+---The options of verbs, a line each.
+---@return string
+function M.options_help()
+  return options.help(ROWS)
+end
+
 local function help(recipe)
   return ("usage: rl4vlm %s [%s] [options]\n%s\n"):format(arg and arg[0] or recipe.name,
-    table.concat(VERBS, "|"), options.help(ROWS))
+    table.concat(VERBS, "|"), M.options_help())
 end
 
 ---@class rl4vlm.Call What a verb gets.

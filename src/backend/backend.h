@@ -315,6 +315,8 @@ typedef struct rv_backend {
 
 /// The CPU's table: always there.
 const rv_backend *rv_backend_cpu(void);
+/// The instruction set of that table: "base", "avx2", "avx512", "avx512bf16".
+const char *rv_backend_cpu_isa(void);
 
 /// The table of a device by name ("cpu", "cuda"); RV_EUNSUPPORTED when this program or machine has
 /// none.

@@ -219,12 +219,12 @@ static int protected_main(lua_State *L) {
     rv_host_set_path(L);
     set_arg(L, h);
     lua_gc(L, LUA_GCGEN, 0, 0);
-    if (h->args.versions) {
-        rv_host_print_versions(L);
-        h->status = EXIT_SUCCESS;
-        return 0;
+    if (h->args.help || h->args.versions) {
+        lua_pushnil(L);
+        h->status = run_entry(L, "rl4vlm.usage", h->args.help ? "help" : "versions", lua_gettop(L));
+    } else {
+        h->status = run(L, h);
     }
-    h->status = run(L, h);
     return 0;
 }
 
@@ -234,10 +234,6 @@ int rv_host_main(int argc, char **argv) {
     if (bad) {
         rv_host_print_usage(argv[bad]);
         return EXIT_FAILURE;
-    }
-    if (h.args.help) {
-        rv_host_print_help();
-        return EXIT_SUCCESS;
     }
     if (h.args.version && !h.args.interactive) {
         print_lua_version();

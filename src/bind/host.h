@@ -2,7 +2,7 @@
 //
 // main.c calls rv_host_main and nothing else. The pieces: host_args.c reads the command line,
 // host_root.c finds our files, host_run.c runs chunks as the standalone lua does, host_strict.c
-// watches undeclared globals, host_text.c holds -h and --version, host.c puts them together.
+// watches undeclared globals, host_text.c speaks of wrong options, host.c puts them together.
 #pragma once
 
 #include <stdbool.h>
@@ -56,7 +56,5 @@ bool rv_host_globals_strict(lua_State *L);
 
 // ---- host_text.c ----
 
-/// Prints -h, --version, and to stderr what was wrong with argument `bad` and how to call us.
-void rv_host_print_help(void);
-void rv_host_print_versions(lua_State *L);
+/// Prints to stderr what is wrong with argument `bad`, and how to call us.
 void rv_host_print_usage(const char *bad);

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backend.h"
 #include "bind.h"
 #include "host.h"
 #include "intr.h"
@@ -157,6 +158,10 @@ int luaopen_rv_host(lua_State *L) {
     luaL_newlib(L, functions);
     lua_pushstring(L, RV_VERSION);
     lua_setfield(L, -2, "version");
+    lua_pushliteral(L, RV_LIBRARIES);
+    lua_setfield(L, -2, "libraries");
+    lua_pushfstring(L, "cpu (%s)", rv_backend_cpu_isa());
+    lua_setfield(L, -2, "backends");
     lua_pushstring(L, rv_host_exe(L));
     lua_setfield(L, -2, "exe");
     lua_pushstring(L, rv_host_root(L));

@@ -63,3 +63,11 @@ const rv_backend *rv_backend_cpu(void) {
     }
     return table;
 }
+
+const char *rv_backend_cpu_isa(void) {
+    int i = 0;
+    while (sets[i].table != rv_backend_cpu()) {
+        i++;
+    }
+    return sets[i].name;
+}
