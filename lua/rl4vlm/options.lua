@@ -1,6 +1,7 @@
 -- options.lua - reads the words of a command line: verbs and tools declare what they take.
 
 local host = require "rl4vlm.host"
+local suggest = require "rl4vlm.suggest"
 
 local M = {}
 
@@ -40,9 +41,7 @@ local function names_of(rows)
 end
 
 local function unknown(rows, word)
-  local nearest = host.nearest(word, names_of(rows))
-  return ("unknown option '%s'%s"):format(word,
-    nearest and (" (did you mean '%s'?)"):format(nearest) or "")
+  return suggest.unknown("option", word, names_of(rows))
 end
 
 -- Puts one value where its row wants it.
