@@ -1,0 +1,154 @@
+package.path = "tests/lua/?.lua;" .. package.path
+local demos = require "rl4vlm.demos"
+local fake = require "support.fake"
+local fs = require "rl4vlm.fs"
+local json = require "rl4vlm.json"
+local sft = require "rl4vlm.sft"
+
+local function take(source, count)
+  local list = {}
+  for i = 1, count do
+    local sample = source:next()
+    list[i] = ("%s|%s|%s"):format(sample.before, sample.after, sample.answer)
+  end
+  return list
+end
+
+describe("demonstrations", function()
+  local work
+  lazy_setup(function()
+    fake.install()
+    work = assert(fs.tempdir("demos_spec"))
+    require("rl4vlm.canvas").new(8, 8, "#ff0000"):image():save(work .. "/red.png")
+  end)
+  lazy_teardown(function()
+    fs.remove_tree(work)
+  end)
+
+  local function file(lines)
+    assert(fs.write_atomic(work .. "/data.jsonl", lines))
+    return work .. "/data.jsonl"
+  end
+
+  local function line(question, answer)
+    return json.encode {
+      id = "x",
+      image = "red.png",
+      conversations = { { from = "human", value = question }, { from = "gpt", value = answer } },
+    } .. "\n"
+  end
+
+  it("of the expert label every state with its answer", function()
+    local list = take(demos.expert(fake.recipe():resolve()), 40)
+    for _, text in ipairs(list) do
+      assert.is_truthy(text:find('"action": "+"}', 1, true))
+      assert.is_truthy(text:find("Walk. -, + ", 1, true))
+    end
+  end)
+
+  it("go on where they were saved", function()
+    local settings = fake.recipe { sft = { random_moves = 0.5 } }:resolve()
+    local whole = take(demos.expert(settings), 30)
+    local first = demos.expert(settings)
+    take(first, 13)
+    local saved = json.decode(json.encode(first:save()))
+    local second = demos.expert(settings)
+    second:restore(saved)
+    assert.same(table.move(whole, 14, 30, 1, {}), take(second, 17))
+  end)
+
+  it("mix tasks by weight", function()
+    local function part(name)
+      return {
+        next = function()
+          return { before = name, after = "", answer = "" }
+        end,
+      }
+    end
+    local source = demos.mixture({ { source = part "a", weight = 3 }, { source = part "b", weight = 1 } }, 5)
+    local count = 0
+    for _, text in ipairs(take(source, 2000)) do
+      count = count + (text:sub(1, 1) == "a" and 1 or 0)
+    end
+    assert.is_true(count > 1400 and count < 1600, count)
+  end)
+
+  it("come from LLaVA conversations, each once a pass", function()
+    local path = file(line("<image>\nWhat?", "a") .. "\n" .. line("Look: <image> so?", "b") .. line("No mark", "c"))
+    local source = demos.file(path, 3)
+    local pass = take(source, 3)
+    table.sort(pass)
+    assert.same({ "Look: | so?|b", "|No mark|c", "|What?|a" }, pass)
+    local width = source:next().image:size()
+    assert.equal(8, width)
+    local resumed = demos.file(path, 3)
+    resumed:restore(source:save())
+    assert.same(take(source, 5), take(resumed, 5))
+  end)
+
+  local bad = {
+    { "nonsense\n", "line 1: wanted a JSON object, got" },
+    { "{}\n", 'line 1: wanted a path under "image", got null' },
+    { '\n{"image": "red.png"}\n', 'line 2: wanted two "conversations", from "human" and from "gpt", got null' },
+    { '{"image": "red.png", "conversations": [{"from": "gpt", "value": "x"}]}\n', "line 1: wanted two" },
+    { "\n\n", "no demonstrations in it" },
+  }
+  for _, case in ipairs(bad) do
+    it("refuse: " .. case[2], function()
+      assert.error_matches(function()
+        demos.file(file(case[1]), 1)
+      end, case[2], 1, true)
+    end)
+  end
+  it("refuse two images, and a picture that is not there", function()
+    assert.error_matches(function()
+      demos.file(file(line("<image> <image>", "a")), 1)
+    end, "line 1: wanted one <image>, got more", 1, true)
+    assert.error_matches(function()
+      demos.file(work .. "/none.jsonl", 1)
+    end, "none.jsonl", 1, true)
+    fs.remove(work .. "/gone.png")
+    local source = demos.file(file((line("q", "a"):gsub("red", "gone"))), 1)
+    assert.error_matches(function()
+      source:next()
+    end, "gone.png", 1, true)
+  end)
+end)
+
+describe("sft", function()
+  it("asks for the answer's tokens alone, and an end", function()
+    local sample = sft.encode(fake.model(), {
+      before = "Walk. ", after = "go", image = { state = 2 }, answer = '{"action": "+"}',
+    })
+    assert.equal(50, sample.ids[#sample.ids])
+    assert.equal(256, sample.answer[#sample.answer])
+    assert.equal(#'{"action": "+"}' + 1, #sample.answer)
+  end)
+  it("lowers the loss", function()
+    fake.install()
+    local model, losses = fake.model(), {}
+    sft.run {
+      model = model,
+      optimizer = model:optimizer(),
+      source = demos.expert(fake.recipe():resolve()),
+      samples = 640,
+      batch = 32,
+      lr = require("rl4vlm").linear(20, 0),
+      warmup = 0.1,
+      max_grad_norm = 1,
+      on_step = function(row)
+        losses[#losses + 1] = row["sft/loss"]
+      end,
+    }
+    assert.equal(20, #losses)
+    assert.is_true(losses[20] < losses[1] / 2)
+  end)
+  it("stops where the loss is no number", function()
+    local model = fake.model()
+    model.theta = { 0 / 0, 0 / 0, 0 / 0, 0 / 0, 0 / 0, 0 / 0 }
+    assert.error_matches(function()
+      sft.run { model = model, optimizer = model:optimizer(), source = demos.expert(fake.recipe():resolve()),
+        samples = 8, batch = 8, lr = require("rl4vlm").constant(1), warmup = 0, max_grad_norm = 1 }
+    end, "step 1: the loss is %-?nan")
+  end)
+end)
