@@ -129,6 +129,7 @@ void rv_head_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, const rv_s
 static void logits_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, const rv_scores *g,
                             rv_dev dh) {
     int64_t v = m->arch.text.vocab, width = m->arch.text.width;
+    rv_dev entropy = g->entropy ? m->entropy : none;
     int32_t ids[RV_HEAD_ROWS];
     chunk c = asked(b, p);
     c.g1 = g->logp;
@@ -138,11 +139,11 @@ static void logits_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, con
         gather(m, &c);
         logits_of(m, m->logits, m->rows_h, c.n);
         ids_of(b, &c, ids);
-        m->be->logprob(m->ctx, none, m->entropy, m->lse, m->logits, ids, c.n, v, b->temperature);
+        m->be->logprob(m->ctx, none, entropy, m->lse, m->logits, ids, c.n, v, b->temperature);
         fetch(m, &c, m->g_logp, g->logp, 1);
         fetch(m, &c, m->g_entropy, g->entropy, 1);
-        m->be->logprob_backward(m->ctx, m->logits, m->g_logp, m->g_entropy, m->lse, m->entropy, ids,
-                                c.n, v, b->temperature);
+        m->be->logprob_backward(m->ctx, m->logits, m->g_logp, g->entropy ? m->g_entropy : none,
+                                m->lse, entropy, ids, c.n, v, b->temperature);
         rv_layer_backward(m, &m->head, rv_dev_none(dh) ? none : m->drows_h, false, m->logits,
                           m->rows_h, c.n, m->head_lora_h, m->head_lora_g);
         if (!rv_dev_none(dh)) {

@@ -293,9 +293,10 @@ static void size_pieces(rv_vlm *m) {
         int64_t side = a->vision.image_size / a->vision.patch;
         int64_t rows = side * side + a->vision.class_token;
         m->max_images = most(1, m->o.max_rows / a->image_tokens);
-        m->vision_images = rv_vlm_flows(m, m->stage_connector)
-                               ? m->max_images
-                               : least(m->max_images, most(1, 1024 / rows));
+        // Most rows are text, so the tower's kept activations have room for a third of the rows;
+        // a piece with more images runs the tower again in the backward pass.
+        m->vision_images = rv_vlm_flows(m, m->stage_connector) ? m->max_images / 3 : 1024 / rows;
+        m->vision_images = least(m->max_images, most(1, m->vision_images));
         m->vision.rows = m->vision_images * rows;
     }
 }

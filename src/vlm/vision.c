@@ -10,7 +10,11 @@ static int64_t patches_of(const rv_arch_vision *v) {
 
 static int64_t rows_of(const rv_arch_vision *v) { return patches_of(v) + v->class_token; }
 
-// Fills m->index with the row of the tower that each patch of `n` images takes.
+static int64_t image_size(const rv_vlm *m) {
+    return 3 * (int64_t)m->arch.vision.image_size * m->arch.vision.image_size;
+}
+
+// Fills m->vision_index with the row of the tower that each patch of `n` images takes.
 static void patch_rows(rv_vlm *m, int64_t n) {
     int64_t patches = patches_of(&m->arch.vision), rows = rows_of(&m->arch.vision);
     for (int64_t i = 0; i < n * patches; i++) {
@@ -18,7 +22,8 @@ static void patch_rows(rv_vlm *m, int64_t n) {
     }
 }
 
-// Fills m->index with each row's position in its image; for `only_class`, -1 but for class rows.
+// Fills m->vision_index with each row's position in its image; for `only_class`, -1 but for class
+// rows.
 static void position_rows(rv_vlm *m, int64_t n, bool only_class) {
     int64_t rows = rows_of(&m->arch.vision);
     for (int64_t i = 0; i < n * rows; i++) {
@@ -38,8 +43,7 @@ static rv_pass pass_of(rv_vlm *m, int64_t n, bool keep) {
 // Cuts pixels into patches on the device: (n P, 3 p p).
 static void cut(rv_vlm *m, const float *pixels, int64_t n) {
     const rv_arch_vision *v = &m->arch.vision;
-    int64_t image = 3 * (int64_t)v->image_size * v->image_size;
-    m->be->upload(m->ctx, m->pixels, pixels, (size_t)(n * image) * sizeof *pixels);
+    m->be->upload(m->ctx, m->pixels, pixels, (size_t)(n * image_size(m)) * sizeof *pixels);
     m->be->patchify(m->ctx, m->patches, m->pixels, n, v->image_size, v->patch);
 }
 
@@ -88,16 +92,19 @@ static void features_of(rv_vlm *m, rv_dev out, int64_t n) {
     }
 }
 
+// Images through the tower.
+static rv_status run(rv_vlm *m, const float *pixels, int64_t n, bool keep, rv_err *e) {
+    embed(m, pixels, n);
+    rv_pass p = pass_of(m, n, keep);
+    return rv_tower_forward(m, &m->vision, &p, e);
+}
+
 rv_status rv_vision_forward(rv_vlm *m, rv_dev out, const float *pixels, int64_t n, bool keep,
                             rv_err *e) {
-    const rv_arch_vision *v = &m->arch.vision;
-    int64_t image = 3 * (int64_t)v->image_size * v->image_size;
-    int64_t row = (int64_t)sizeof(float) * v->width * m->arch.image_tokens;
-    for (int64_t i = 0; i < n; i += m->vision_images) {
-        int64_t k = n - i < m->vision_images ? n - i : m->vision_images;
-        embed(m, pixels + i * image, k);
-        rv_pass p = pass_of(m, k, keep);
-        RV_TRY(rv_tower_forward(m, &m->vision, &p, e));
+    int64_t row = (int64_t)sizeof(float) * m->arch.vision.width * m->arch.image_tokens;
+    for (int64_t i = 0, k; i < n; i += k) {
+        k = n - i < m->vision_images ? n - i : m->vision_images;
+        RV_TRY(run(m, pixels + i * image_size(m), k, keep && n <= m->vision_images, e));
         features_of(m, rv_dev_at(out, i * row), k);
     }
     return RV_OK;
@@ -147,11 +154,19 @@ static void embed_backward(rv_vlm *m, const float *pixels, int64_t n) {
 }
 
 rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, const float *pixels, int64_t n, rv_err *e) {
-    rv_pass p = pass_of(m, n, true);
-    features_backward(m, dout, n);
-    RV_TRY(rv_tower_backward(m, &m->vision, &p, e));
-    if (m->params[m->position].info.trained) {
-        embed_backward(m, pixels, n);
+    int64_t row = (int64_t)sizeof(float) * m->arch.vision.width * m->arch.image_tokens;
+    for (int64_t i = 0, k; i < n; i += k) {
+        const float *x = pixels + i * image_size(m);
+        k = n - i < m->vision_images ? n - i : m->vision_images;
+        if (n > m->vision_images) { // more than fit: their activations are made again
+            RV_TRY(run(m, x, k, true, e));
+        }
+        rv_pass p = pass_of(m, k, true);
+        features_backward(m, rv_dev_at(dout, i * row), k);
+        RV_TRY(rv_tower_backward(m, &m->vision, &p, e));
+        if (m->params[m->position].info.trained) {
+            embed_backward(m, x, k);
+        }
     }
     return RV_OK;
 }
