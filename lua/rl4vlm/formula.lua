@@ -53,8 +53,8 @@ local function available(game)
     count[tostring(value)] = (count[tostring(value)] or 0) + 1
   end
   for _, token in ipairs(game.formula) do
-    if count[token] then
-      count[token] = count[token] - 1
+    if tonumber(token) then
+      count[token] = (count[token] or 0) - 1
     end
   end
   return count
@@ -92,8 +92,14 @@ local function reset_of(spec)
   return function(self, rng, start)
     local hand = M.check_hand(spec.name, "cards", start.cards, spec.count, spec.count)
     local formula = check_formula(spec, self.action_set, start.formula or {})
-    local dealt = spec.deal(rng)
-    return { cards = hand or dealt, formula = formula, steps = #formula }
+    local game = { cards = hand or spec.deal(rng), formula = formula, steps = #formula }
+    for number, left in pairs(available(game)) do
+      if left < 0 then
+        error(("%s: start.formula uses %s more often than the cards %s have it"):format(spec.name,
+          number, table.concat(game.cards, " ")), 0)
+      end
+    end
+    return game
   end
 end
 

@@ -92,6 +92,8 @@ describe("reset", function()
     { "points24", { start = { formula = { "11" } } }, "points24: start.formula: '11' is no token" },
     { "points24", { start = { formula = { "=" } } }, "points24: start.formula: '=' is no token" },
     { "points24", { start = { formula = "1+2" } }, "points24: start.formula wants a list of tokens$" },
+    { "ezpoints", { start = { cards = { "2H", "TD" }, formula = { "2", "2" } } },
+      "ezpoints: start.formula uses 2 more often than the cards 2H TD have it$" },
     { "blackjack", { start = { player = {} } }, "blackjack: start.player wants a list of 1 to 30 cards$" },
     { "blackjack", { start = { deck = { true } } }, "blackjack: start.deck: " },
   }
