@@ -249,7 +249,7 @@ end
 
 -- A sample whose asked tokens are those of the answer from byte `from` on.
 local function answer_sample(model, ids, answer, from, pixels)
-  local tokens = model.tokenizer:encode(answer)
+  local tokens = model.tokenizer:encode(answer, { special = false })
   tokens[#tokens + 1] = model.eos[1]
   local sample = { ids = table.move(ids, 1, #ids, 1, {}), positions = {}, targets = {}, pixels = pixels }
   local byte = 1

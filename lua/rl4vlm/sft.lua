@@ -20,7 +20,7 @@ function M.encode(model, sample)
   content[#content + 1] = { type = "image", image = sample.image }
   content[#content + 1] = { type = "text", text = sample.after }
   local text, images = model:chat { { role = "user", content = content } }
-  local answer = model.tokenizer:encode(sample.answer)
+  local answer = model.tokenizer:encode(sample.answer, { special = false })
   answer[#answer + 1] = model.eos[1]
   return { ids = model:prompt(text, images), images = images, answer = answer }
 end

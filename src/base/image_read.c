@@ -91,32 +91,59 @@ static rv_status check_png(const source *s, rv_err *e) {
     }
 }
 
-// Walks the segments of a JPEG to the first scan and wants an end marker somewhere behind it.
+// Wants every Huffman table of a DHT segment whole and with at most 256 codes: stb_image writes
+// beyond its table otherwise.
+static bool good_huffman(const uint8_t *p, size_t n) {
+    while (n >= 17) {
+        size_t codes = 0;
+        for (int i = 1; i <= 16; i++) {
+            codes += p[i];
+        }
+        if (codes > 256 || codes > n - 17) {
+            return false;
+        }
+        p += 17 + codes;
+        n -= 17 + codes;
+    }
+    return n == 0;
+}
+
+// The next marker behind a scan's header: not a stuffed byte, a restart or a fill.
+static size_t skip_scan(const source *s, size_t at) {
+    for (; s->n - at >= 2; at++) {
+        uint8_t m = s->p[at + 1];
+        if (s->p[at] == 0xFF && m != 0 && m != 0xFF && (m < 0xD0 || m > 0xD7)) {
+            break;
+        }
+    }
+    return at;
+}
+
+// Walks the segments and scans of a JPEG to its end marker.
 static rv_status check_jpeg(const source *s, rv_err *e) {
     size_t at = 2;
-    while (s->n - at >= 4) {
+    while (s->n - at >= 2) {
         if (s->p[at] != 0xFF) {
             return RV_FAIL(e, RV_EFORMAT, "%s: damaged JPEG: no marker at byte %zu", s->name, at);
         }
-        if (s->p[at + 1] == 0xFF) { // fill byte
+        uint8_t marker = s->p[at + 1];
+        if (marker == 0xD9) {
+            return RV_OK;
+        }
+        if (marker == 0xFF) { // fill byte
             at++;
             continue;
         }
-        bool scan = s->p[at + 1] == 0xDA;
-        size_t len = (size_t)s->p[at + 2] << 8 | s->p[at + 3];
+        size_t len = s->n - at >= 4 ? (size_t)s->p[at + 2] << 8 | s->p[at + 3] : SIZE_MAX;
         if (len < 2 || len > s->n - at - 2) {
             break;
         }
+        if (marker == 0xC4 && !good_huffman(s->p + at + 4, len - 2)) {
+            return RV_FAIL(e, RV_EFORMAT, "%s: damaged JPEG: bad Huffman table at byte %zu",
+                           s->name, at);
+        }
         at += len + 2;
-        if (!scan) {
-            continue;
-        }
-        for (; s->n - at >= 2; at++) {
-            if (s->p[at] == 0xFF && s->p[at + 1] == 0xD9) {
-                return RV_OK;
-            }
-        }
-        break;
+        at = marker == 0xDA ? skip_scan(s, at) : at;
     }
     return RV_FAIL(e, RV_EFORMAT, "%s: truncated JPEG: no end marker in its %zu bytes", s->name,
                    s->n);

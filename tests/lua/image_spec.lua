@@ -168,6 +168,7 @@ describe("a broken image file", function()
       { "\xFF\xD8\xFF\xE0\0\4ab\xFF\xDA\0\2abc", "x: truncated JPEG: no end marker in its 15 bytes" },
       { "\xFF\xD8\xFF\xE0\0\4abc", "x: truncated JPEG: no end marker in its 9 bytes" },
       { "\xFF\xD8\xFF\xE0\0\4abcdef", "x: damaged JPEG: no marker at byte 8" },
+      { "\xFF\xD8\xFF\xC4\0\x13\0" .. ("\xFF"):rep(16) .. "\xFF\xD9", "x: damaged JPEG: bad Huffman table at byte 2" },
       { "BM", "x: truncated or old BMP: wanted a header of 54 bytes" },
       { "BM" .. ("<I4I4I4I4i4i4I2I2I4I4I4I4I4I4"):pack(0, 0, 54, 40, 10, 10, 1, 24, 0, 0, 0, 0, 0, 0),
         "x: truncated BMP: wanted 374 bytes, found 54" },
