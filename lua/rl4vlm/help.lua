@@ -103,17 +103,20 @@ function M.entries()
   return all
 end
 
----Entries whose name is `name` or ends with it after a dot or colon.
+---Entries whose name is `name`, or ends with it after a dot or colon. Methods of a module's type count as
+---its functions: tensor.sum is Tensor:sum.
 ---@param name string
 ---@return rl4vlm.help.Entry[]
 function M.find(name)
-  local exact, found = {}, {}
+  local function plain_name(text)
+    return (text:lower():gsub(":", "."))
+  end
+  local exact, found, wanted = {}, {}, plain_name(name)
   for _, entry in ipairs(M.entries()) do
-    local tail = entry.name:sub(-#name)
     local before = entry.name:sub(-#name - 1, -#name - 1)
-    if entry.name == name or entry.name == "rl4vlm." .. name then
+    if plain_name(entry.name) == wanted or plain_name(entry.name) == "rl4vlm." .. wanted then
       exact[#exact + 1] = entry
-    elseif tail == name and (before:match("[.:]") or name:match("^:")) then
+    elseif entry.name:sub(-#name) == name and (before:match("[.:]") or name:match("^:")) then
       found[#found + 1] = entry
     end
   end

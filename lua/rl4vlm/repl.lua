@@ -52,7 +52,8 @@ local function show(results)
   for i = 1, results.n do
     local value = results[i]
     long = long or type(value) == "table" or type(value) == "userdata"
-    texts[i] = is_image(value) and picture.text(value, pictures(), columns // 2) .. tostring(value)
+    texts[i] = is_image(value) and pictures() ~= "none"
+      and picture.text(value, pictures(), columns // 2) .. tostring(value)
       or pretty.text(value, { width = columns })
   end
   io.write(table.concat(texts, long and "\n" or "\t"), "\n")

@@ -72,8 +72,7 @@ describe("the house", function()
     for name in pairs(package.preload) do
       if name:match("^rl4vlm%.") then
         for key, value in pairs(require(name)) do
-          if type(value) == "function" and #help.find(name .. "." .. key) == 0
-            and #help.find(":" .. key) == 0 then
+          if type(value) == "function" and #help.find(name .. "." .. key) == 0 then
             missing[#missing + 1] = name .. "." .. key
           end
         end
