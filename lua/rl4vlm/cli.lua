@@ -5,6 +5,7 @@ local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local options = require "rl4vlm.options"
 local progress = require "rl4vlm.progress"
+local rollout = require "rl4vlm.rollout"
 local run = require "rl4vlm.run"
 
 local M = {}
@@ -49,7 +50,7 @@ end
 local function checked(f, ...)
   local ok, result = pcall(f, ...)
   if not ok then
-    usage(result)
+    usage((tostring(result):gsub("^[^\n]-%.lua:%d+: ", "")))
   end
   return result
 end
@@ -97,6 +98,7 @@ end
 ---@field verb string
 ---@field named boolean the verb was given
 ---@field progress rl4vlm.Progress
+---@field one_slot boolean|nil an episode depends on the one before it in its slot
 ---@field folder string|nil the run's folder, once there is one
 local Call = {}
 Call.__index = Call
@@ -112,12 +114,17 @@ function Call:changed(changes)
   return recipe
 end
 
----The settings of a recipe for the model that it names.
+---The settings of a recipe for the model that it names; its environment takes its options.
 ---@param recipe rl4vlm.Recipe
 ---@return rl4vlm.Settings
-function Call.settings(_, recipe)
+function Call:settings(recipe)
   local model = recipe.changes.model or recipe.flat.model or "cardling"
-  return checked(recipe.resolve, recipe, run.model_name(model))
+  local settings = checked(recipe.resolve, recipe, run.model_name(model))
+  self.one_slot = checked(rollout.one_slot, settings)
+  if self.one_slot and not (recipe.changes.slots or recipe.flat.slots) then
+    settings.slots = 1
+  end
+  return settings
 end
 
 ---Refuses options that the verb has no use for.

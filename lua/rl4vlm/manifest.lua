@@ -4,7 +4,7 @@ local hash = require "rl4vlm.hash"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local model_name = require "rl4vlm.model_name"
-local recipe = require "rl4vlm.recipe"
+local plain = require "rl4vlm.plain"
 
 local M = {}
 
@@ -46,7 +46,7 @@ function M.new(kind, settings, changes)
   return {
     format = 1,
     kind = kind,
-    recipe = recipe.plain(settings),
+    recipe = plain.of(settings),
     recipe_file = file or json.null,
     changes = json.list(changes),
     versions = { rl4vlm = host.version, lua = _VERSION },
@@ -65,9 +65,9 @@ end
 ---@param settings rl4vlm.Settings
 ---@return string[] dotted names
 function M.differences(old, settings)
-  local now = json.decode(json.encode(recipe.plain(settings)))
+  local now = json.decode(json.encode(plain.of(settings)))
   local list = {}
-  for _, name in ipairs(recipe.differences(old, now)) do
+  for _, name in ipairs(plain.differences(old, now)) do
     if name ~= "schedule.env_steps" and name ~= "threads" then
       list[#list + 1] = name
     end

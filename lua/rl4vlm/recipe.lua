@@ -2,9 +2,8 @@
 --
 -- A recipe is a plain nested table with defaults left open. `resolve` lays the layers over one
 -- another (defaults, the recipe, its settings for this model, changes) and gives the settings of a
--- run; `plain` turns those into data for the manifest.
+-- run; plain.lua turns those into data for the manifest.
 local kinds = require "rl4vlm.kinds"
-local json = require "rl4vlm.json"
 local settings = require "rl4vlm.settings"
 local suggest = require "rl4vlm.suggest"
 
@@ -286,62 +285,6 @@ function Recipe:resolve(model)
   tree.algorithm = tree.algorithm or {}
   tree.algorithm.name = self.algorithm and self.algorithm.name
   return tree
-end
-
--- A function has no data of its own: where it stands, and a digest of its code.
-local function plain_function(f)
-  local info = debug.getinfo(f, "S")
-  local sum = 0
-  for i, byte in ipairs { string.dump(f, true):byte(1, -1) } do
-    sum = (sum * 31 + byte + i) & 0x7fffffffffff
-  end
-  return ("function %s:%d #%x"):format(info.short_src:match("[^/]*$"), info.linedefined, sum)
-end
-
----Settings as data: texts, numbers, lists; what a manifest holds and a resumed run compares.
----@param value any
----@return any
-function M.plain(value)
-  local mt = getmetatable(value)
-  if type(value) == "function" then
-    return plain_function(value)
-  elseif type(value) ~= "table" then
-    return value
-  elseif mt and (mt.__name == "rl4vlm.prompt" or mt.__name == "rl4vlm.schedule") then
-    return tostring(value)
-  end
-  local copy = {}
-  for key, item in pairs(value) do
-    copy[key] = M.plain(item)
-  end
-  if #value == 0 and next(value) == nil then
-    return json.list(copy)
-  end
-  return copy
-end
-
----The dotted names at which two plain values differ, sorted.
----@param a any
----@param b any
----@return string[]
-function M.differences(a, b, prefix, list)
-  list = list or {}
-  if type(a) == "table" and type(b) == "table" then
-    local keys = {}
-    for key in pairs(a) do
-      keys[key] = true
-    end
-    for key in pairs(b) do
-      keys[key] = true
-    end
-    for key in pairs(keys) do
-      M.differences(a[key], b[key], (prefix and prefix .. "." or "") .. tostring(key), list)
-    end
-  elseif a ~= b then
-    list[#list + 1] = prefix
-  end
-  table.sort(list)
-  return list
 end
 
 return M

@@ -5,7 +5,7 @@ local json = require "rl4vlm.json"
 local M = {}
 
 local CURVES = {
-  "val/success_rate", "episode/success_rate", "episode/reward/mean", "episode/read_right_rate",
+  "sft/loss", "val/success_rate", "episode/success_rate", "episode/reward/mean", "episode/read_right_rate",
   "episode/invalid_rate", "response_length/mean", "actor/ppo_kl", "actor/pg_clipfrac", "actor/grad_norm",
   "actor/lr", "critic/vf_loss", "critic/vf_explained_var",
 }

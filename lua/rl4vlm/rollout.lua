@@ -3,8 +3,10 @@
 -- A rollout is the same number of steps of each slot; a slot that has its share waits, so no answer
 -- crosses an update. Slot s of S plays the episodes s, s + S, s + 2S, ...: which ones does not depend
 -- on who was faster.
+local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
 local slot = require "rl4vlm.slot"
+local suggest = require "rl4vlm.suggest"
 
 local M = {}
 
@@ -41,20 +43,41 @@ local function drive(generator, count, next_request, take)
   end
 end
 
----What slots share in one split.
----@param settings rl4vlm.Settings
----@param model table
----@param name "train"|"eval"|"demo"|"user"
----@param temperature number
----@return rl4vlm.Table
-function M.shared(settings, model, name, temperature)
-  local options = {}
-  for key, value in pairs(settings.env) do
+-- Names of the environments that `require` can find here.
+local function environments()
+  local names = {}
+  for _, folder in ipairs { "envs", host.root .. "/envs" } do
+    for _, file in ipairs(fs.list(folder) or {}) do
+      names[#names + 1] = file:match("^(.*)%.lua$")
+    end
+  end
+  return names
+end
+
+-- A maker of the environment that the settings name.
+local function maker(env)
+  local name = "envs." .. env.name
+  if not package.loaded[name] and not package.searchpath(name, package.path) then
+    error(suggest.unknown("environment", env.name, environments()), 0)
+  end
+  local module, options = require(name), {}
+  for key, value in pairs(env) do
     if key ~= "name" then
       options[key] = value
     end
   end
-  local module = require("envs." .. settings.env.name)
+  return function()
+    return module.new(options)
+  end
+end
+
+---What slots share in one split.
+---@param settings rl4vlm.Settings
+---@param model table|nil
+---@param name "train"|"eval"|"demo"|"user"
+---@param temperature number
+---@return rl4vlm.Table
+function M.shared(settings, model, name, temperature)
   local silent = {}
   for _, id in ipairs(model and model.eos or {}) do
     silent[id] = true
@@ -65,10 +88,15 @@ function M.shared(settings, model, name, temperature)
     split = name,
     temperature = temperature,
     silent = silent,
-    new_env = function()
-      return module.new(options)
-    end,
+    new_env = maker(settings.env),
   }
+end
+
+---True where an episode depends on the one that its slot played before: then there is one slot.
+---@param settings rl4vlm.Settings
+---@return boolean
+function M.one_slot(settings)
+  return maker(settings.env)().one_slot == true
 end
 
 ---@param shared rl4vlm.Table

@@ -204,19 +204,25 @@ function Run:cut_back(state)
   must(fs.remove_tree(self:path(".dropped")))
 end
 
+-- The run that a model's path lies in, if it does.
+local function run_of(path)
+  path = path:gsub("/+$", "")
+  return (path:gsub("/best$", ""):gsub("/checkpoints/%d+/model$", ""):gsub("/checkpoints/%d+$", ""))
+end
+
 ---The model whose settings a recipe's `by_model` holds: of a run, the one that it began with.
 ---@param name string
 ---@return string
 function M.model_name(name)
-  local run = name:gsub("/+$", ""):gsub("/best$", ""):gsub("/checkpoints/%d+$", "")
-  for _ = 1, 16 do
+  local run = run_of(name)
+  for _ = 1, 16 do -- a run of a run of a run ...
     if not M.is_run(run) then
       break
     end
     name = M.open(run).manifest.recipe.model
-    run = name:gsub("/+$", ""):gsub("/best$", ""):gsub("/checkpoints/%d+$", "")
+    run = run_of(name)
   end
-  return name:gsub("/+$", ""):match("[^/]*$")
+  return run:match("[^/]*$")
 end
 
 return M

@@ -1,5 +1,5 @@
 local rl = require "rl4vlm"
-local recipe_module = require "rl4vlm.recipe"
+local plain = require "rl4vlm.plain"
 
 local function given(changes)
   local t = {
@@ -126,10 +126,10 @@ describe("recipe", function()
   end)
 
   it("gives plain data, and where two differ", function()
-    local a = recipe_module.plain(rl.recipe(given()):resolve())
-    local b = recipe_module.plain(rl.recipe(given { reward = function(r) return r end }):resolve("small"))
+    local a = plain.of(rl.recipe(given()):resolve())
+    local b = plain.of(rl.recipe(given { reward = function(r) return r end }):resolve("small"))
     assert.equal("Play {actions}. {format}", a.prompt)
-    assert.same({ "algorithm.epochs", "reward", "schedule.lr" }, recipe_module.differences(a, b))
+    assert.same({ "algorithm.epochs", "reward", "schedule.lr" }, plain.differences(a, b))
     assert.same({ name = "points24", rules = "intended" }, a.env)
     local json = require "rl4vlm.json"
     assert.same(a, json.decode(json.encode(a)))

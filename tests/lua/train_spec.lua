@@ -4,7 +4,7 @@ local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
 local model_name = require "rl4vlm.model_name"
 local progress = require "rl4vlm.progress"
-local recipe = require "rl4vlm.recipe"
+local plain = require "rl4vlm.plain"
 local run = require "rl4vlm.run"
 local train = require "rl4vlm.train"
 
@@ -13,7 +13,7 @@ local quiet = progress.new(true)
 -- Trains in `dir` from the start or from its newest checkpoint, as the verb does.
 local function trainer(dir, settings, on_model)
   local folder = run.is_run(dir) and run.open(dir)
-    or run.create(dir, { recipe = recipe.plain(settings) })
+    or run.create(dir, { recipe = plain.of(settings) })
   local n, state = folder:latest()
   local checkpoint = n and ("%s/checkpoints/%d"):format(dir, n)
   local model = fake.model(checkpoint)
@@ -85,9 +85,9 @@ describe("training", function()
   for _, opaque in ipairs { false, true } do
     it(("goes on as if nothing had happened (%s)"):format(opaque and "replayed" or "restored"), function()
       fake.install(opaque)
-      local plain, broken = work .. "/a" .. tostring(opaque), work .. "/b" .. tostring(opaque)
+      local whole, broken = work .. "/a" .. tostring(opaque), work .. "/b" .. tostring(opaque)
       local settings = fake.recipe { schedule = { checkpoint_every = 2 } }:resolve()
-      trainer(plain, settings):train()
+      trainer(whole, settings):train()
       local budget = 37
       for _ = 1, 200 do
         local calls = 0
@@ -110,9 +110,9 @@ describe("training", function()
         assert.equal("killed", err:match("^%a+"))
         budget = budget + 13
       end
-      assert.same(timeless(plain), timeless(broken))
-      assert.equal(fs.read_file(plain .. "/episodes.jsonl"), fs.read_file(broken .. "/episodes.jsonl"))
-      assert.equal(fs.read_file(plain .. "/checkpoints/6/model/model.json"),
+      assert.same(timeless(whole), timeless(broken))
+      assert.equal(fs.read_file(whole .. "/episodes.jsonl"), fs.read_file(broken .. "/episodes.jsonl"))
+      assert.equal(fs.read_file(whole .. "/checkpoints/6/model/model.json"),
         fs.read_file(broken .. "/checkpoints/6/model/model.json"))
       fake.install()
     end)

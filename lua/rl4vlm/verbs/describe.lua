@@ -2,7 +2,7 @@
 -- the memory that it takes. Runs nothing.
 local json = require "rl4vlm.json"
 local load = require "rl4vlm.load"
-local recipe = require "rl4vlm.recipe"
+local plain = require "rl4vlm.plain"
 local rollout = require "rl4vlm.rollout"
 local settings_list = require "rl4vlm.settings"
 local slot = require "rl4vlm.slot"
@@ -18,7 +18,7 @@ local function one_line(value)
 end
 
 -- Dotted leaves of the plain settings, in the order of settings.lua.
-local function leaves(plain)
+local function leaves(data)
   local lines, seen = {}, {}
   local function add(name, value)
     if not seen[name] and name ~= "prompt" then
@@ -36,7 +36,7 @@ local function leaves(plain)
     end
   end
   for _, field in ipairs(settings_list.list) do
-    local node = plain
+    local node = data
     for part in field.name:gmatch("[^.]+") do
       node = type(node) == "table" and node[part] or nil
     end
@@ -60,14 +60,14 @@ function M.run(call)
   call:only { "model", "adapter", "seed", "env-steps", "episodes", "slots", "threads", "device",
     "temperature", "dtype", "set", "data", "samples" }
   local settings = call:settings(call.recipe)
-  local plain = recipe.plain(settings)
+  local data = plain.of(settings)
   local s = slot.new(rollout.shared(settings, nil, "train", settings.sampling.temperature))
   s:begin(1)
   local before, after = s:words()
   local plan = load.plan(settings)
-  call:result({ verb = "describe", recipe = plain, prompt = { before, after }, memory = plan }, function()
+  call:result({ verb = "describe", recipe = data, prompt = { before, after }, memory = plan }, function()
     return ("recipe %s for %s\n%s\n\nprompt of a first state (the frame stands at [image])\n%s[image]%s\n"
-      .. "\nmemory for training\n%s\n"):format(settings.name, settings.model, leaves(plain), before, after,
+      .. "\nmemory for training\n%s\n"):format(settings.name, settings.model, leaves(data), before, after,
       plan_text(plan))
   end)
 end

@@ -5,23 +5,22 @@ local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local load = require "rl4vlm.load"
 local manifest = require "rl4vlm.manifest"
-local recipe = require "rl4vlm.recipe"
-local rollout = require "rl4vlm.rollout"
+local plain = require "rl4vlm.plain"
 
 local M = {}
 
 -- What decides the figures of an episode: results of another evaluation are not reused.
 local function identity(settings)
-  local plain = recipe.plain(settings)
+  local data = plain.of(settings)
   local hashes = manifest.new("eval", settings, {}).hashes
   return json.decode(json.encode {
-    env = plain.env,
-    prompt = plain.prompt,
-    answer = plain.answer,
-    fallback = plain.fallback,
-    sampling = plain.sampling,
+    env = data.env,
+    prompt = data.prompt,
+    answer = data.answer,
+    fallback = data.fallback,
+    sampling = data.sampling,
     temperature = settings.eval.temperature,
-    dtype = plain.dtype,
+    dtype = data.dtype,
     model = settings.model,
     adapter = settings.adapter,
     model_hash = hashes.model,
@@ -35,7 +34,7 @@ local function known_episodes(dir, mine, force)
   local path, list = dir .. "/eval.json", dir .. "/episodes.jsonl"
   local before = fs.read_file(path)
   before = before and json.decode(before)
-  local different = before and recipe.differences(before, mine) or {}
+  local different = before and plain.differences(before, mine) or {}
   if #different > 0 and not force then
     error(("%s: holds another evaluation, with other %s (--force begins anew)")
       :format(dir, table.concat(different, ", ")), 0)
@@ -85,7 +84,7 @@ function M.run(call)
     known = known_episodes(out, identity(settings), call.values.force)
   end
   local slots = math.min(call.values.slots or 16, settings.eval.episodes)
-  if rollout.shared(settings).new_env().one_slot then
+  if call.one_slot then
     slots = 1 -- these rules carry something from one episode of a slot to the next
   end
   local model = load.model(settings, settings.model, { train = false, slots = slots, value_head = false })

@@ -5,7 +5,6 @@ local load = require "rl4vlm.load"
 local manifest = require "rl4vlm.manifest"
 local progress = require "rl4vlm.progress"
 local report = require "rl4vlm.report"
-local rollout = require "rl4vlm.rollout"
 local run = require "rl4vlm.run"
 local train = require "rl4vlm.train"
 
@@ -24,7 +23,7 @@ local function check(call, settings)
     call.usage(("recipe %s: algorithm: wanted one to train with, such as rl.ppo { ... }")
       :format(settings.name))
   end
-  if rollout.shared(settings).new_env().one_slot and settings.slots ~= 1 then
+  if call.one_slot and settings.slots ~= 1 then
     call.usage("slots: with these rules an episode depends on the one before it in its slot: "
       .. "wanted --slots 1, got " .. settings.slots)
   end
