@@ -4,11 +4,20 @@
 #include "ops_cpu.h"
 #include "ops_cpu_math.h"
 
+// Kernels are compiled for AVX2 too and chosen when the program starts. No contraction, so the bits
+// are the same.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                             \
+    !defined(__SANITIZE_ADDRESS__)
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define CLONES
+#endif
+
 // Same-index loops only, so the compiler may vectorise even where output and input are one array.
 #define EACH _Pragma("omp simd") for (int64_t j = 0; j < n; j++)
 
 #define F1(name, expr)                                                                             \
-    static void name##_f(void *out, const void *const *in, const double *p, int64_t n) {           \
+    CLONES static void name##_f(void *out, const void *const *in, const double *p, int64_t n) {    \
         float *y = out;                                                                            \
         const float *x = in[0];                                                                    \
         (void)p;                                                                                   \
@@ -18,7 +27,7 @@
         }                                                                                          \
     }
 #define I1(name, expr)                                                                             \
-    static void name##_i(void *out, const void *const *in, const double *p, int64_t n) {           \
+    CLONES static void name##_i(void *out, const void *const *in, const double *p, int64_t n) {    \
         int64_t *y = out;                                                                          \
         const int64_t *x = in[0];                                                                  \
         (void)p;                                                                                   \
@@ -28,7 +37,8 @@
         }                                                                                          \
     }
 #define BOTH2(suffix, ctype, rtype, name, expr)                                                    \
-    static void name##suffix(void *out, const void *const *in, const double *p, int64_t n) {       \
+    CLONES static void name##suffix(void *out, const void *const *in, const double *p,             \
+                                    int64_t n) {                                                   \
         rtype *y = out;                                                                            \
         const ctype *x1 = in[0], *x2 = in[1];                                                      \
         (void)p;                                                                                   \
@@ -41,7 +51,8 @@
 #define I2(name, expr) BOTH2(_i, int64_t, int64_t, name, expr)
 #define B2(name, expr) BOTH2(_f, float, uint8_t, name, expr) BOTH2(_i, int64_t, uint8_t, name, expr)
 #define TEST1(suffix, ctype, name, expr)                                                           \
-    static void name##suffix(void *out, const void *const *in, const double *p, int64_t n) {       \
+    CLONES static void name##suffix(void *out, const void *const *in, const double *p,             \
+                                    int64_t n) {                                                   \
         uint8_t *y = out;                                                                          \
         const ctype *x = in[0];                                                                    \
         (void)p;                                                                                   \
@@ -55,7 +66,7 @@
     TEST1(_f, float, name, expr_f)                                                                 \
     TEST1(_i, int64_t, name, expr_i)
 #define F3(name, expr)                                                                             \
-    static void name##_f(void *out, const void *const *in, const double *p, int64_t n) {           \
+    CLONES static void name##_f(void *out, const void *const *in, const double *p, int64_t n) {    \
         float *y = out;                                                                            \
         const float *x1 = in[0], *x2 = in[1], *x3 = in[2];                                         \
         (void)p;                                                                                   \
@@ -93,7 +104,14 @@ F1(tanh, rv_tanh(a))
 F1(sigmoid, rv_sigmoid(a))
 F1(sin, sinf(a))
 F1(cos, cosf(a))
-F1(clamp, a<(float)p[0] ? (float)p[0] : a>(float) p[1] ? (float)p[1] : a)
+CLONES static void clamp_f(void *out, const void *const *in, const double *p, int64_t n) {
+    float *y = out, lo = (float)p[0], hi = (float)p[1];
+    const float *x = in[0];
+    EACH {
+        float a = x[j] < lo ? lo : x[j]; // NaN stays
+        y[j] = a > hi ? hi : a;
+    }
+}
 
 static void clamp_i(void *out, const void *const *in, const double *p, int64_t n) {
     int64_t *y = out;
@@ -117,9 +135,9 @@ I2(mul, WRAP(a, *, b))
 F2(div, a / b)
 F2(floor_divide, floorf(a / b))
 F2(pow, b == 2 ? a * a : b == 1 ? a : powf(a, b))
-F2(maximum, a != a || a > b ? a : b)
+F2(maximum, (a != a) | (a > b) ? a : b)
 I2(maximum, a > b ? a : b)
-F2(minimum, a != a || a < b ? a : b)
+F2(minimum, (a != a) | (a < b) ? a : b)
 I2(minimum, a < b ? a : b)
 
 // a - floor(a / b) b with b's sign, exact where fmod is.
@@ -178,10 +196,14 @@ F2(tanh_grad, a *(1 - b * b))
 F2(sigmoid_grad, a *b *(1 - b))
 F2(sin_grad, a *cosf(b))
 F2(cos_grad, -a *sinf(b))
-F2(clamp_grad, b >= (float)p[0] && b <= (float)p[1] ? a : 0)
+CLONES static void clamp_grad_f(void *out, const void *const *in, const double *p, int64_t n) {
+    float *y = out, lo = (float)p[0], hi = (float)p[1];
+    const float *g = in[0], *x = in[1];
+    EACH { y[j] = (x[j] >= lo) & (x[j] <= hi) ? g[j] : 0; }
+}
 F3(pow_grad_base, c == 0 ? 0 : c == 2 ? a * 2 * b : a * c * powf(b, c - 1))
 F3(pow_grad_exp, b == 0 && c >= 0 ? 0 : a * powf(b, c) * logf(b))
-F3(greater_grad, b < c ? 0 : b == c ? a / 2 : a)
+F3(greater_grad, a *(b < c ? 0.0f : b == c ? 0.5f : 1.0f))
 
 typedef void (*kernel)(void *out, const void *const *in, const double *p, int64_t n);
 

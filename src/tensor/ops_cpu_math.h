@@ -83,9 +83,12 @@ static inline float rv_tanh(float x) {
 
 // log x = k ln 2 + log m with m in [sqrt 1/2, sqrt 2): 2 artanh((m - 1) / (m + 1)) by its series.
 static inline float rv_log(float x) {
-    int64_t bits = rv_bits_of((double)x); // every positive float is a normal double
-    int64_t k = (bits - 0x3fe6a09e667f3bcd) >> 52;
-    double m = rv_from_bits(bits - (int64_t)((uint64_t)k << 52));
+    // unsigned shifts and the exponent by way of a double's bits: what vectors have
+    uint64_t bits = (uint64_t)rv_bits_of((double)x); // every positive float is a normal double
+    uint64_t up = bits - 0x3fe6a09e667f3bcd + ((uint64_t)1023 << 52);
+    uint64_t biased = up >> 52; // k + 1023
+    double k = rv_from_bits((int64_t)(biased | 0x4330000000000000)) - (0x1p52 + 1023);
+    double m = rv_from_bits((int64_t)(bits - (biased << 52) + ((uint64_t)1023 << 52)));
     double z = (m - 1) / (m + 1), s = z * z;
     double p = 1.0 / 15;
     p = p * s + 1.0 / 13;
@@ -95,7 +98,7 @@ static inline float rv_log(float x) {
     p = p * s + 1.0 / 5;
     p = p * s + 1.0 / 3;
     p = p * s + 1;
-    double y = (double)k * 0x1.62e42fefa39efp-1 + 2 * z * p;
+    double y = k * 0x1.62e42fefa39efp-1 + 2 * z * p;
     y = x == INFINITY ? (double)INFINITY : y;
     y = x == 0 ? -(double)INFINITY : y;
     return x >= 0 ? (float)y : NAN;
