@@ -173,7 +173,7 @@ static void gradients_that_are_not_finite_change_nothing(void **state) {
     tiny_free(&t);
 }
 
-// bf16 learns: the loss falls by gradient steps, and the gradient is near that of fp32.
+// The gradient in bf16 is near that of fp32.
 static void bf16_gradients_point_the_same_way(void **state) {
     (void)state;
     rv_arch a = tiny_arch();
@@ -200,6 +200,88 @@ static void bf16_gradients_point_the_same_way(void **state) {
     free(b);
     tiny_free(&t);
     tiny_free(&u);
+}
+
+static double total_logp(tiny *t, const tiny_batch *b) {
+    tiny_scores *s = tiny_score(t, &b->b, false);
+    double sum = 0;
+    for (int64_t i = 0; i < b->b.n_ask; i++) {
+        sum += (double)s->logp[i];
+    }
+    free(s);
+    return sum;
+}
+
+static void learn(tiny *t, const tiny_batch *b, int steps) {
+    rv_err e = {0};
+    float g[TINY_ROWS];
+    for (int i = 0; i < TINY_ROWS; i++) {
+        g[i] = -1;
+    }
+    for (int k = 1; k <= steps; k++) {
+        rv_adamw how = {1e-2f, 0.9f, 0.999f, 1e-8f, 0, 1, k};
+        rv_vlm_zero_grad(t->m);
+        free(tiny_score(t, &b->b, true));
+        must(rv_vlm_backward(t->m, &(rv_scores){.logp = g}, 1, &e), &e);
+        must(rv_vlm_adamw(t->m, &how, 0, &e), &e);
+    }
+}
+
+static void add_adapters(rv_vlm *m) {
+    rv_err e = {0};
+    for (int64_t i = 0, n = rv_vlm_param_count(m); i < n; i++) {
+        const rv_param_info *p = rv_vlm_param(m, i);
+        if (p->linear && p->part == RV_PART_LANGUAGE) {
+            must(rv_vlm_lora_add(m, i, 4, 1, true, &e), &e);
+        }
+    }
+}
+
+static void every_way_of_training_learns(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    const rv_dtype stores[] = {RV_F32, RV_BF16, RV_BF16, RV_F16};
+    for (int k = 0; k < 8; k++) {
+        rv_vlm_options o = tiny_options();
+        o.store = stores[k % 4];
+        o.round_x = k % 4 == 1;
+        if (k >= 4) {
+            memset(o.train, 0, sizeof o.train);
+        }
+        tiny t = tiny_new(&a, &o, 1, k >= 4 ? add_adapters : NULL);
+        tiny_batch *b = tiny_batch_new(4, 5);
+        double before = total_logp(&t, b);
+        learn(&t, b, 15);
+        double after = total_logp(&t, b);
+        print_message("%s%s: %.1f to %.1f\n", rv_dtype_name(o.store), k >= 4 ? ", adapters" : "",
+                      before, after);
+        assert_true(after > 0.5 * before);
+        rv_vlm_lora_enable(t.m, false);
+        assert_true((total_logp(&t, b) == after) == (k < 4));
+        free(b);
+        tiny_free(&t);
+    }
+}
+
+static void a_model_without_eyes_works(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    memset(&a.vision, 0, sizeof a.vision);
+    memset(&a.connector, 0, sizeof a.connector);
+    rv_vlm_options o = tiny_options();
+    tiny t = tiny_new(&a, &o, 1, NULL);
+    assert_int_equal(rv_vlm_param_find(t.m, "vision.class"), -1);
+    int32_t ids[] = {1, TINY_IMAGE, 3, 4}, cu[] = {0, 4}, row[] = {1, 2};
+    rv_batch b = {
+        .ids = ids, .cu = cu, .n = 1, .ask_row = row, .ask_id = ids, .n_ask = 2, .temperature = 1};
+    rv_err e = {0};
+    float logp[2], g[2] = {1, 1};
+    must(rv_vlm_score(t.m, &b, true, &(rv_scores){.logp = logp}, &e), &e);
+    must(rv_vlm_backward(t.m, &(rv_scores){.logp = g}, 1, &e), &e);
+    assert_true(rv_vlm_grad_norm(t.m) > 0);
+    assert_int_equal(rv_vlm_encode(t.m, (rv_dev){0}, logp, 1, &e), RV_EARG);
+    assert_string_equal(e.msg, "images came, but the model has no vision tower");
+    tiny_free(&t);
 }
 
 static void ctrl_c_leaves_a_model_that_works(void **state) {
@@ -278,6 +360,8 @@ int main(void) {
         cmocka_unit_test(parameters_come_back),
         cmocka_unit_test(gradients_that_are_not_finite_change_nothing),
         cmocka_unit_test(bf16_gradients_point_the_same_way),
+        cmocka_unit_test(every_way_of_training_learns),
+        cmocka_unit_test(a_model_without_eyes_works),
         cmocka_unit_test(ctrl_c_leaves_a_model_that_works),
         cmocka_unit_test(nonsense_is_refused_by_name),
     };
