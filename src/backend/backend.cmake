@@ -8,6 +8,9 @@ target_include_directories(rv_backend PRIVATE src/backend/cpu)
 
 # No errno and no floating-point traps: vector code for sqrt and selects. Neither changes a value.
 set(RV_KERNEL_FLAGS -O3 -fno-math-errno -fno-trapping-math)
+if(RL4VLM_SANITIZE) # unrolled loops full of checks take minutes to compile
+  set(RV_KERNEL_FLAGS -O1 -fno-math-errno -fno-trapping-math -DRV_SANITIZED)
+endif()
 target_compile_options(rv_backend PRIVATE ${RV_KERNEL_FLAGS})
 
 function(rv_isa name)

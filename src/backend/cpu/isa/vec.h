@@ -24,7 +24,9 @@
 #endif
 
 #define RV_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
+#if defined(RV_SANITIZED) // a check at every access of unrolled loops takes minutes to compile
+#define RV_UNROLL
+#elif defined(__clang__)
 #define RV_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define RV_UNROLL _Pragma("GCC unroll 32")
