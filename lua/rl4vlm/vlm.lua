@@ -79,6 +79,17 @@ local function pick_dtype(dtype, source)
 end
 
 local block = 64 -- tokens of a cache block
+local spare_bytes = 64 * 1024 * 1024 -- for prefixes that outlive their request
+
+-- Cache blocks of a generator: every slot's longest sequence, and room for prefixes.
+local function cache_blocks(slots, max_tokens, text)
+  if slots == 0 then
+    return 0
+  end
+  local bytes = block * text.layers * 2 * text.kv_heads * text.head_dim * 4
+  local spare = math.max(slots, math.min(spare_bytes // bytes, 512))
+  return slots * ((max_tokens + block - 1) // block) + spare
+end
 
 -- What core.new wants to know.
 local function core_options(options, source)
@@ -90,12 +101,11 @@ local function core_options(options, source)
   train.value = learns and options.value_head or nil
   local max_tokens = options.max_tokens or math.min(source.arch.text.max_positions, 2048)
   local kind = stores[pick_dtype(options.dtype, source)]
-  local slots = options.slots or 0
   return {
     device = options.device ~= "auto" and options.device or nil, threads = options.threads,
     store = kind.store, round_x = kind.round_x, train = train, value_head = options.value_head,
     recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
-    kv_blocks = slots > 0 and slots * ((max_tokens + block - 1) // block + 1) or 0,
+    kv_blocks = cache_blocks(options.slots or 0, max_tokens, source.arch.text),
   }, max_tokens
 end
 

@@ -14,7 +14,7 @@ local tool = {
   rows = {
     { "json", "flag", nil, "one JSON object" },
     { "slots", "integer", "N", "requests that generation runs at the same time (default 16)" },
-    { "max-tokens", "integer", "N", "prompt and answer of one request (default 1024)" },
+    { "max-tokens", "integer", "N", "prompt and answer of one request (default 1024, at most the positions)" },
     table.unpack(tool_main.model_rows),
   },
 }
@@ -70,7 +70,7 @@ local function plans(model, o)
   local result = {}
   for use, options in pairs(uses) do
     options.device, options.dtype, options.threads = o.device, o.dtype, o.threads
-    options.slots, options.max_tokens = o.slots or 16, o["max-tokens"] or 1024
+    options.slots, options.max_tokens = o.slots or 16, o["max-tokens"] or math.min(1024, model.arch.text.max_positions)
     result[use] = model:plan_for(options)
   end
   return result
@@ -84,7 +84,7 @@ local function describe(model, o, name)
   local result = { model = name, dir = model.dir, family = model.family.name, arch = model.arch,
     eos = json.list(model.eos), parameters = count(model, params), adapter_parameters = adapter_elements(model),
     stored = { bytes = size.bytes, dtypes = size.dtypes }, dtype = model:dtype_for(o.dtype),
-    slots = o.slots or 16, max_tokens = o["max-tokens"] or 1024, bytes = plans(model, o) }
+    slots = o.slots or 16, max_tokens = o["max-tokens"] or math.min(1024, model.arch.text.max_positions), bytes = plans(model, o) }
   probe:close()
   return result
 end
