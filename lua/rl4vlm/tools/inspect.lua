@@ -70,7 +70,7 @@ local function plans(model, o)
   local result = {}
   for use, options in pairs(uses) do
     options.device, options.dtype, options.threads = o.device, o.dtype, o.threads
-    options.slots, options.max_tokens = o.slots or 16, o["max-tokens"] or math.min(1024, model.arch.text.max_positions)
+    options.slots, options.max_tokens = o.slots, o["max-tokens"]
     result[use] = model:plan_for(options)
   end
   return result
@@ -84,7 +84,7 @@ local function describe(model, o, name)
   local result = { model = name, dir = model.dir, family = model.family.name, arch = model.arch,
     eos = json.list(model.eos), parameters = count(model, params), adapter_parameters = adapter_elements(model),
     stored = { bytes = size.bytes, dtypes = size.dtypes }, dtype = model:dtype_for(o.dtype),
-    slots = o.slots or 16, max_tokens = o["max-tokens"] or math.min(1024, model.arch.text.max_positions), bytes = plans(model, o) }
+    slots = o.slots, max_tokens = o["max-tokens"], bytes = plans(model, o) }
   probe:close()
   return result
 end
@@ -129,7 +129,10 @@ local function print_text(d)
 end
 
 function tool.run(o, name)
-  local description = describe(vlm.open(name, o.adapter), o, name)
+  local model = vlm.open(name, o.adapter)
+  o.slots = o.slots or 16
+  o["max-tokens"] = o["max-tokens"] or math.min(1024, model.arch.text.max_positions)
+  local description = describe(model, o, name)
   if o.json then
     print(json.encode(description))
   else
