@@ -1,12 +1,28 @@
 -- load.lua - the model of a run: which folder, with which options.
+local rollout = require "rl4vlm.rollout"
+local slot = require "rl4vlm.slot"
+
 local M = {}
 
 local function some(list)
   return list and #list > 0 and list or nil
 end
 
+local MARGIN = 64 -- tokens by which later prompts may be longer than the first
+
+-- Tokens that a prompt and its answer may take, from the prompt of a first state.
+local function max_tokens(settings, opened)
+  if settings.max_tokens > 0 then
+    return settings.max_tokens
+  end
+  local s = slot.new(rollout.shared(settings, opened, "train", 1.0))
+  s:begin(1)
+  local wanted = #s:prompt() + MARGIN + settings.sampling.max_new_tokens
+  return math.min(wanted, opened.arch.text.max_positions)
+end
+
 -- What vlm.load is asked for.
-local function options_of(settings, o)
+local function options_of(settings, opened, o)
   local lora = o.train and settings.lora.r > 0
   return {
     device = settings.device,
@@ -23,6 +39,7 @@ local function options_of(settings, o)
     } or nil,
     value_head = o.value_head ~= false or nil,
     slots = o.slots or settings.slots,
+    max_tokens = max_tokens(settings, opened),
     seed = settings.seed,
   }
 end
@@ -33,7 +50,8 @@ end
 ---@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil }
 ---@return table model
 function M.model(settings, name, o)
-  return require("rl4vlm.vlm").load(name, options_of(settings, o))
+  local vlm = require "rl4vlm.vlm"
+  return vlm.load(name, options_of(settings, vlm.open(name, settings.adapter), o))
 end
 
 local FROZEN = { train = false, value_head = false, slots = 0 }
@@ -58,7 +76,7 @@ end
 function M.plan(settings)
   local model = require("rl4vlm.vlm").open(settings.model, settings.adapter)
   local function plan_for(o)
-    local options = options_of(settings, o)
+    local options = options_of(settings, model, o)
     options.adapter, options.seed = nil, nil
     return model:plan_for(options)
   end

@@ -101,7 +101,7 @@ end
 ---@param batch rl4vlm.PpoBatch
 ---@param o table the algorithm's settings
 ---@return rl4vlm.Tensor loss scalar
----@return table parts tensors: policy, value, entropy, kl, ratio, log_ratio
+---@return table parts tensors: policy, value, entropy, ratio, log_ratio, and kl where it has a weight
 function M.loss(out, batch, o)
   local log_pi = M.log_pi(out.logprobs, batch.weights, out.offsets)
   local log_ratio = log_pi - batch.old_log_pi
@@ -109,8 +109,8 @@ function M.loss(out, batch, o)
   parts.policy, parts.ratio = M.policy_loss(log_ratio, batch.advantages, o.clip)
   parts.value = M.value_loss(out.values, batch.old_values, batch.returns, o.value_clip)
   local loss = parts.policy + o.value_coef * parts.value
+  parts.entropy = out.entropies:mean()
   if o.entropy_coef > 0 then
-    parts.entropy = out.entropies:mean()
     loss = loss - o.entropy_coef * parts.entropy
   end
   if o.kl_coef > 0 then

@@ -23,6 +23,8 @@ M.list = {
   { "reward", kind = "callable", optional = true },
   { "seed", kind = "whole", default = 1 },
   { "slots", kind = "count", optional = true },
+  -- room for a prompt and its answer; 0: what a first prompt and the longest answer take, and some more
+  { "max_tokens", kind = "whole", default = 0 },
   { "train", kind = "list", default = PARTS },
   { "lora.r", kind = "whole", default = 0 },
   { "lora.alpha", kind = "positive", default = 16.0 },

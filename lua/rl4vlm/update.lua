@@ -147,9 +147,7 @@ local function measure(sums, parts, log_ratios, o)
   sums:add("kl", kl / #log_ratios)
   sums:add("pg_loss", parts.policy:item())
   sums:add("vf_loss", parts.value:item())
-  if parts.entropy then
-    sums:add("entropy", parts.entropy:item())
-  end
+  sums:add("entropy", parts.entropy:item())
   if parts.kl then
     sums:add("kl_loss", parts.kl:item())
   end
@@ -176,7 +174,7 @@ local function minibatch(u, steps, advantages, where, sums)
     grad = true,
     values = true,
     value_grad = o.value_grad,
-    entropy = o.entropy_coef > 0,
+    entropy = true,
   })
   if not sums.diff_max then
     sums.diff_max, sums.diff_mean = probs_diff(out, batch)

@@ -44,6 +44,9 @@ describe("the command", function()
     fake.install()
     real_vlm = package.loaded["rl4vlm.vlm"]
     package.loaded["rl4vlm.vlm"] = {
+      open = function()
+        return fake.model()
+      end,
       load = function(name)
         return fake.model(name:match("checkpoints") and name or nil)
       end,

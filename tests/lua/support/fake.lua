@@ -222,6 +222,7 @@ function M.model(dir)
     theta = { -0.5, 0.3, -0.2, 0.1, 0.0, 0.2 },
     critic = { 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 },
     eos = { EOS },
+    arch = { text = { max_positions = 4096 } },
     tokenizer = {
       token_bytes = function(_, id)
         return id < 256 and string.char(id) or "</s>"
