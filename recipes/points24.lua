@@ -34,7 +34,7 @@ Current formula: {formula}]],
       sampling = { temperature = 0.5, max_new_tokens = 96 },
       algorithm = { epochs = 2, minibatch = 64, clip = 0.2, value_grad = 0.1 },
       schedule = {
-        env_steps = 6144, rollout = 512, lr = rl.cosine(5e-5, 1e-6), value_lr = 3e-4,
+        env_steps = 6144, rollout = 512, lr = rl.cosine(2e-5, 1e-6), value_lr = 3e-4,
         eval_every = 100, eval_episodes = 100, -- before and after
       },
       sft = { samples = 50000, batch = 32, lr = rl.cosine(7e-4, 1e-6) },
