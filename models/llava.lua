@@ -226,7 +226,7 @@ function M.unused(name, arch)
   return layer ~= nil and tonumber(layer) >= arch.vision.layers
     or name:match("vision_tower%..*post_layernorm%.%w+$") ~= nil
     or name:match("%.position_ids$") ~= nil or name:match("%.inv_freq$") ~= nil
-    or arch.text.tied and name:match("lm_head%.weight$") ~= nil or name == "image_newline"
+    or arch.text.tied and name:match("lm_head%.weight$") ~= nil or name:match("image_newline$") ~= nil
 end
 
 -- ---- messages ----

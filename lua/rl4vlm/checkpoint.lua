@@ -90,20 +90,21 @@ M.from_pretrained('%s').save_pretrained('%s-safetensors')"]]):format(dir, name, 
   error(("%s: wanted model.safetensors or model.safetensors.index.json, found neither"):format(dir), 0)
 end
 
-local function open_weights(dir)
+local function open_weights(dir, optional)
   for _, name in ipairs { "model.safetensors.index.json", "model.safetensors" } do
     local path = dir .. "/" .. name
     if fs.exists(path) then
       return safetensors.open(path), name:match("index") ~= nil
     end
   end
-  return refuse_other_weights(dir)
+  return not optional and refuse_other_weights(dir) or nil
 end
 
 ---Reads everything of a folder but the numbers. Raises, naming the file and what is wrong with it.
 ---@param dir string
+---@param config_only? boolean  a folder without weights will do
 ---@return rl4vlm.Checkpoint
-function M.open(dir)
+function M.open(dir, config_only)
   if not fs.exists(dir .. "/config.json") then
     error(("%s: wanted a model's folder with config.json in it"):format(dir), 0)
   end
@@ -114,7 +115,7 @@ function M.open(dir)
   self.arch = self.family.arch(self.config, where)
   self.generation = optional_json(dir .. "/generation_config.json")
   self.eos = eos_of(dir, self.generation, self.config)
-  self.weights, self.sharded = open_weights(dir)
+  self.weights, self.sharded = open_weights(dir, config_only)
   return self
 end
 
@@ -240,7 +241,7 @@ function M.initial(role, shape, seed, init, otherwise)
   return require("rl4vlm.slice").random(shape, kind, scale, seed or 0, role)
 end
 
----Bytes and elements of the weights by type, and whether they fit fp32 by default.
+---Bytes and elements of the weights by type.
 ---@return table  {elements =, bytes =, dtypes = {F16 = elements, ...}}
 function Checkpoint:size()
   local sum = { elements = 0, bytes = 0, dtypes = {} }

@@ -72,7 +72,8 @@ local function pick_dtype(dtype, source)
     return dtype
   end
   local size = source:size()
-  if size.elements < 1e9 then
+  local elements = source.elements or size.elements
+  if elements < 1e9 then
     return "fp32"
   end
   return (size.dtypes.F16 or 0) > (size.dtypes.BF16 or 0) and "fp16" or "bf16"
@@ -198,15 +199,16 @@ end
 ---Opens a model's files without taking memory for its numbers: config, prompts and pixels work.
 ---@param name string  a folder in Hugging Face's layout, a run, a run's checkpoint, or a built-in model
 ---@param adapter_name? string  folder of a LoRA adapter
+---@param config_only? boolean   a folder without weights will do: it can't be started
 ---@return rl4vlm.Model
-function M.open(name, adapter_name)
+function M.open(name, adapter_name, config_only)
   local dir = model_name.resolve(name)
   local opened = adapter_name and adapter.open(model_name.resolve(adapter_name))
   if not fs.exists(dir .. "/config.json") then
     opened = opened or adapter.open(dir)
     dir = model_name.base_of(dir, opened.base)
   end
-  return describe(checkpoint.open(dir), opened)
+  return describe(checkpoint.open(dir, config_only), opened)
 end
 
 ---Bytes that the model would take with these options; nothing is taken.

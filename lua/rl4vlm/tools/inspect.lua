@@ -48,7 +48,7 @@ local function count(model, params)
     by_part[param.part] = (by_part[param.part] or 0) + n
     used = used + n
   end
-  by_part.total, by_part.used = model.source:size().elements, used
+  by_part.total, by_part.used = model.source.weights and model.source:size().elements or nil, used
   return by_part
 end
 
@@ -80,9 +80,10 @@ local function describe(model, o, name)
   local probe = core.new(model.arch, {})
   local params = probe:params()
   model.source:match(params)
-  local size = model.source:size()
+  local size, parameters = model.source:size(), count(model, params)
+  model.source.elements = parameters.total or parameters.used
   local result = { model = name, dir = model.dir, family = model.family.name, arch = model.arch,
-    eos = json.list(model.eos), parameters = count(model, params), adapter_parameters = adapter_elements(model),
+    eos = json.list(model.eos), parameters = parameters, adapter_parameters = adapter_elements(model),
     stored = { bytes = size.bytes, dtypes = size.dtypes }, dtype = model:dtype_for(o.dtype),
     slots = o.slots, max_tokens = o["max-tokens"], bytes = plans(model, o) }
   probe:close()
@@ -112,7 +113,7 @@ local function print_text(d)
     table.concat(d.eos, ", ")))
   local p = d.parameters
   print(("%-11s %s in the files, %s run: vision %s, connector %s, language %s, head %s"):format("parameters",
-    commas(p.total), commas(p.used), commas(p.vision), commas(p.connector), commas(p.language), commas(p.head)))
+    p.total and commas(p.total) or "none", commas(p.used), commas(p.vision), commas(p.connector), commas(p.language), commas(p.head)))
   if d.adapter_parameters then
     print(("%-11s %s parameters"):format("adapter", commas(d.adapter_parameters)))
   end
@@ -129,7 +130,7 @@ local function print_text(d)
 end
 
 function tool.run(o, name)
-  local model = vlm.open(name, o.adapter)
+  local model = vlm.open(name, o.adapter, true)
   o.slots = o.slots or 16
   o["max-tokens"] = o["max-tokens"] or math.min(1024, model.arch.text.max_positions)
   local description = describe(model, o, name)
