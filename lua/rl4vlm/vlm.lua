@@ -92,6 +92,24 @@ local function cache_blocks(slots, max_tokens, text)
   return slots * ((max_tokens + block - 1) // block) + spare
 end
 
+-- Rows of a micro-batch in training: up to `kept_bytes` of activations, so that small models run a
+-- minibatch in one piece and nothing of it twice.
+local kept_bytes, most_rows = 384 << 20, 16384
+
+local function pick_rows(arch, options, least)
+  local trial = {}
+  for key, value in pairs(options) do
+    trial[key] = value
+  end
+  trial.train = { language = true, vision = options.train.vision }
+  trial.max_rows = least
+  repeat
+    local rows = trial.max_rows
+    trial.max_rows = 2 * rows
+  until 2 * rows > most_rows or core.plan(arch, trial).activations > kept_bytes
+  return trial.max_rows // 2
+end
+
 -- What core.new wants to know.
 local function core_options(options, source)
   local train = {}
@@ -102,12 +120,16 @@ local function core_options(options, source)
   train.value = learns and options.value_head or nil
   local max_tokens = options.max_tokens or math.min(source.arch.text.max_positions, 2048)
   local kind = stores[pick_dtype(options.dtype, source)]
-  return {
+  local o = {
     device = options.device ~= "auto" and options.device or nil, threads = options.threads,
     store = kind.store, round_x = kind.round_x, train = train, value_head = options.value_head,
     recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
     kv_blocks = cache_blocks(options.slots or 0, max_tokens, source.arch.text),
-  }, max_tokens
+  }
+  if learns and not options.max_rows then
+    o.max_rows = pick_rows(source.arch, o, o.max_rows)
+  end
+  return o, max_tokens
 end
 
 -- The adapter to put beside the base: a loaded one, a fresh one, or none.

@@ -11,8 +11,13 @@
 // Below this many multiply-adds a second thread costs more than it brings.
 enum { THREAD_WORK = 150000 };
 
-// Every block carries its size in front, so that `usage` can count it back.
+// What stands in front of every block: its size, so that `usage` can count it back, and the memory
+// to free. Blocks begin at multiples of its room.
 enum { HEADER = 64 };
+typedef struct {
+    size_t bytes;
+    void *block;
+} header;
 
 static int default_threads(void) {
     int n = omp_get_max_threads();
@@ -66,27 +71,27 @@ rv_status rv_cpu_reserve(rv_ctx *c, size_t bytes, rv_err *e) {
 
 int rv_cpu_threads(const rv_ctx *c) { return c->threads; }
 
+// calloc, since the system's fresh pages are zero already: what is planned but never used costs no
+// time and no memory.
 rv_status rv_cpu_alloc(rv_ctx *c, rv_dev *out, size_t bytes, rv_err *e) {
     out->addr = 0;
-    char *p = bytes <= SIZE_MAX - HEADER ? rv_aligned_alloc(bytes + HEADER) : NULL;
-    if (!p) {
+    char *block = bytes <= SIZE_MAX - 2 * HEADER ? calloc(1, bytes + 2 * HEADER) : NULL;
+    if (!block) {
         return RV_FAIL(e, RV_ENOMEM, "cpu: no memory for %zu bytes (%zu in use)", bytes, c->now);
     }
-    memcpy(p, &bytes, sizeof bytes);
-    memset(p + HEADER, 0, bytes);
+    uintptr_t at = ((uintptr_t)block + 2 * HEADER - 1) / HEADER * HEADER;
+    *(header *)(at - HEADER) = (header){bytes, block};
     c->now += bytes;
     c->peak = c->now > c->peak ? c->now : c->peak;
-    out->addr = (uintptr_t)(p + HEADER);
+    out->addr = at;
     return RV_OK;
 }
 
 void rv_cpu_free(rv_ctx *c, rv_dev d) {
     if (!rv_dev_none(d)) {
-        char *p = (char *)d.addr - HEADER;
-        size_t bytes;
-        memcpy(&bytes, p, sizeof bytes);
-        c->now -= bytes;
-        rv_aligned_free(p);
+        header h = *(const header *)(d.addr - HEADER);
+        c->now -= h.bytes;
+        free(h.block);
     }
 }
 
