@@ -88,8 +88,8 @@ local function cache_blocks(slots, max_tokens, text)
     return 0
   end
   local bytes = block * text.layers * 2 * text.kv_heads * text.head_dim * 4
-  local spare = math.max(slots, math.min(spare_bytes // bytes, 512))
-  return slots * ((max_tokens + block - 1) // block) + spare
+  local needed = slots * ((max_tokens + block - 1) // block)
+  return needed + math.max(slots, math.min(spare_bytes // bytes, 4 * needed))
 end
 
 -- Rows of a micro-batch in training: up to `kept_bytes` of activations, so that small models run a

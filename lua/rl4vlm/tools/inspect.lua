@@ -113,7 +113,8 @@ local function print_text(d)
     table.concat(d.eos, ", ")))
   local p = d.parameters
   print(("%-11s %s in the files, %s run: vision %s, connector %s, language %s, head %s"):format("parameters",
-    p.total and commas(p.total) or "none", commas(p.used), commas(p.vision), commas(p.connector), commas(p.language), commas(p.head)))
+    p.total and commas(p.total) or "none", commas(p.used), commas(p.vision), commas(p.connector),
+    commas(p.language), commas(p.head)))
   if d.adapter_parameters then
     print(("%-11s %s parameters"):format("adapter", commas(d.adapter_parameters)))
   end
