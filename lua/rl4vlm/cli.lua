@@ -118,10 +118,10 @@ end
 ---@param recipe rl4vlm.Recipe
 ---@return rl4vlm.Settings
 function Call:settings(recipe)
-  local model = recipe.changes.model or recipe.flat.model or "cardling"
+  local model = recipe.changes.model or recipe.model or "cardling"
   local settings = checked(recipe.resolve, recipe, run.model_name(model))
   self.one_slot = checked(rollout.one_slot, settings)
-  if self.one_slot and not (recipe.changes.slots or recipe.flat.slots) then
+  if self.one_slot and not (recipe.changes.slots or recipe.slots) then
     settings.slots = 1
   end
   return settings

@@ -1,6 +1,7 @@
 -- metrics.lua - the figures of an update, under the names of the field (verl's and verl-agent's).
 --
 -- What does not exist is null. Only keys under timing_s/ and perf/ depend on the clock.
+local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local stats = require "rl4vlm.stats"
 
@@ -14,7 +15,7 @@ end
 local KEYS = {
   "actor/entropy", "actor/grad_norm", "actor/kl_coef", "actor/kl_loss", "actor/lr",
   "actor/pg_clipfrac", "actor/pg_loss", "actor/ppo_kl", "actor/thought_logprob", "actor/action_logprob",
-  "critic/lr", "critic/vf_clipfrac", "critic/vf_explained_var", "critic/vf_loss", "critic/vpred_mean",
+  "critic/lr", "critic/vf_explained_var", "critic/vf_loss", "critic/vpred_mean",
   "episode/count", "episode/illegal_rate", "episode/invalid_rate", "episode/read_right_rate",
   "episode/success_rate", "episode/unparsable_rate", "episode/valid_action_ratio",
   "response_length/clip_ratio", "training/dropped_episodes", "training/early_stop",
@@ -120,6 +121,44 @@ function M.rollout(line, steps)
   line["episode/read_right_rate"] = share(c.right, c.asked)
   line["actor/thought_logprob"], line["actor/action_logprob"] = split_logprobs(steps)
   line["perf/total_num_tokens"] = tokens
+end
+
+---Adds what the update's minibatches came to.
+---@param line table
+---@param sums table of update.lua
+---@param lr number
+---@param value_lr number
+---@param kl_coef number
+function M.learned(line, sums, lr, value_lr, kl_coef)
+  line["actor/lr"], line["critic/lr"] = lr, value_lr
+  line["actor/pg_loss"] = sums:mean("pg_loss")
+  line["actor/pg_clipfrac"] = sums:mean("clipfrac")
+  line["actor/ppo_kl"] = sums:mean("kl")
+  line["actor/entropy"] = sums:mean("entropy")
+  line["actor/kl_loss"] = sums:mean("kl_loss")
+  line["actor/kl_coef"] = kl_coef
+  line["actor/grad_norm"] = sums:mean("grad_norm")
+  line["critic/vf_loss"] = sums:mean("vf_loss")
+  line["training/ratio_max"] = sums.ratio_max
+  line["training/rollout_probs_diff_max"] = sums.diff_max
+  line["training/rollout_probs_diff_mean"] = sums.diff_mean
+  line["training/optimizer_steps"] = sums.count
+  line["training/early_stop"] = sums.early and 1 or 0
+end
+
+---Adds time and memory.
+---@param line table
+---@param times table<string, number> seconds by what they went to
+---@param seconds number all of them
+function M.cost(line, times, seconds)
+  for name, x in pairs(times) do
+    line["timing_s/" .. name] = x
+  end
+  line["timing_s/step"], line["perf/time_per_step"] = seconds, seconds
+  local tokens, bytes = line["perf/total_num_tokens"], host.peak_rss()
+  line["perf/throughput"] = type(tokens) == "number" and tokens / seconds or nil
+  line["perf/peak_bytes"] = bytes
+  line["perf/max_memory_allocated_gb"] = bytes / 2 ^ 30
 end
 
 ---Adds a held-out evaluation.

@@ -58,23 +58,17 @@ local function flatten(who, given, prefix, algorithm, flat)
   for key, value in pairs(given) do
     local name = prefix .. tostring(key)
     local field = find_field(name, algorithm)
-    if field and not (name == "algorithm" or name == "env" or name == "by_model") then
+    if name == "algorithm" or not field and is_branch(name) then
+      if type(value) ~= "table" then
+        fail(who, name, "wanted a table of settings, got " .. kinds.show(value))
+      end
+      flatten(who, value, name .. ".", algorithm, flat)
+    elseif field then
       local kept, err = kinds.check(field, value)
       if kept == nil then
         fail(who, name, err)
       end
       flat[name] = kept
-    elseif name == "by_model" or name == "env" then
-      local _, err = kinds.check(field, value)
-      if err then
-        fail(who, name, err)
-      end
-      flat[name] = value
-    elseif is_branch(name) or name == "algorithm" then
-      if type(value) ~= "table" then
-        fail(who, name, "wanted a table of settings, got " .. kinds.show(value))
-      end
-      flatten(who, value, name .. ".", algorithm, flat)
     elseif name ~= "algorithm.name" then
       fail(who, nil, suggest.unknown("field", name, known_names(algorithm)))
     end
@@ -102,7 +96,7 @@ function M.new(given)
   end
   local who = type(given.name) == "string" and given.name or nil
   local algorithm = algorithm_of(who, given)
-  local flat = flatten(who, given, "", algorithm, {})
+  flatten(who, given, "", algorithm, {})
   for _, field in ipairs(settings.list) do
     if field.default == nil and not field.optional and not is_branch(field.name)
       and given[field.name] == nil then
@@ -119,7 +113,7 @@ function M.new(given)
     end
     flatten(who, overlay, "", algorithm, {})
   end
-  local self = { changes = {}, flat = flat }
+  local self = { changes = {} }
   for key, value in pairs(given) do
     self[key] = value
   end
@@ -252,6 +246,15 @@ end
 ---@class rl4vlm.Settings
 ---One field each for the names of settings.lua, nested ("schedule.lr" is settings.schedule.lr).
 
+-- What the recipe's file gives: fields may have been assigned to since it was made.
+local function given_by(self)
+  local given = {}
+  for key, value in pairs(self) do
+    given[key] = key ~= "changes" and value or nil
+  end
+  return given
+end
+
 ---The settings of a run with a given model: defaults, the recipe, `by_model[model]`, changes.
 ---@param model string|nil name of the built-in model, or the last part of a checkpoint's path
 ---@return rl4vlm.Settings
@@ -271,7 +274,7 @@ function Recipe:resolve(model)
       flat[name] = value
     end
   end
-  lay(self.flat)
+  lay(flatten(self.name, given_by(self), "", algorithm, {}))
   lay(flatten(self.name, (self.by_model or {})[model] or {}, "", algorithm, {}))
   lay(self.changes)
   check_together(self.name, flat)

@@ -200,31 +200,8 @@ local function rates(settings, number, total)
   return lr, value_lr and value_lr:at(x, warmup) or lr
 end
 
-local function fill(line, sums, lr, value_lr, o)
-  line["actor/lr"], line["critic/lr"] = lr, value_lr
-  line["actor/pg_loss"] = sums:mean("pg_loss")
-  line["actor/pg_clipfrac"] = sums:mean("clipfrac")
-  line["actor/ppo_kl"] = sums:mean("kl")
-  line["actor/entropy"] = sums:mean("entropy")
-  line["actor/kl_loss"] = sums:mean("kl_loss")
-  line["actor/kl_coef"] = o.kl_coef
-  line["actor/grad_norm"] = sums:mean("grad_norm")
-  line["critic/vf_loss"] = sums:mean("vf_loss")
-  line["training/ratio_max"] = sums.ratio_max
-  line["training/rollout_probs_diff_max"] = sums.diff_max
-  line["training/rollout_probs_diff_mean"] = sums.diff_mean
-  line["training/optimizer_steps"] = sums.count
-  line["training/early_stop"] = sums.early and 1 or 0
-end
-
 function Trainer:due(every)
   return every > 0 and (self.state.update % every == 0 or self.state.update == self.total)
-end
-
-local function memory(line)
-  local bytes = host.peak_rss()
-  line["perf/peak_bytes"] = bytes
-  line["perf/max_memory_allocated_gb"] = bytes / 2 ^ 30
 end
 
 -- One update, from the first sampled token to the line of metrics.
@@ -250,7 +227,7 @@ function Trainer:one()
   self.state.update, self.state.env_steps = number, self.state.env_steps + #steps
   local line = metrics.line(number, self.state.env_steps)
   metrics.rollout(line, steps)
-  fill(line, sums, lr, value_lr, settings.algorithm)
+  metrics.learned(line, sums, lr, value_lr, settings.algorithm.kl_coef)
   line["training/dropped_episodes"] = self.state.dropped
   for _, episode in ipairs(episodes.whole(trajectories, EPISODES_KEPT)) do
     episodes.add(self.run, "train", number, episode)
@@ -266,14 +243,7 @@ function Trainer:close(line, start, times)
     times.testing = host.clock() - before
   end
   times.save_checkpoint = self.save_seconds -- of the checkpoint before: this one comes after the line
-  for name, seconds in pairs(times) do
-    line["timing_s/" .. name] = seconds
-  end
-  local seconds = host.clock() - start
-  line["timing_s/step"], line["perf/time_per_step"] = seconds, seconds
-  local tokens = line["perf/total_num_tokens"]
-  line["perf/throughput"] = type(tokens) == "number" and tokens / seconds or nil
-  memory(line)
+  metrics.cost(line, times, host.clock() - start)
   self.run:add("metrics.jsonl", metrics.close(line))
   self.writer:add(line)
   self:mark()

@@ -52,6 +52,18 @@ describe("recipe", function()
     assert.is_true(r:resolve().answer.cot)
   end)
 
+  it("can be assigned to, and is checked again", function()
+    local r = rl.recipe(given())
+    r.thought_weight = 0.25
+    r.schedule.rollout = 32
+    assert.equal(0.25, r:resolve().thought_weight)
+    assert.equal(32, r:resolve().schedule.rollout)
+    r.thought_wait = 1
+    assert.has_error(function()
+      r:resolve()
+    end, "recipe demo: unknown field 'thought_wait' (did you mean 'thought_weight'?)")
+  end)
+
   it("keeps slots within the rollout", function()
     assert.equal(12, rl.recipe(given { schedule = { rollout = 24 } }):resolve().slots)
     assert.equal(4, rl.recipe(given { schedule = { rollout = 4 }, slots = 8 }):resolve().slots)
