@@ -44,16 +44,18 @@ static void score_backward_rows(void *arg, int64_t lo, int64_t hi, int tid) {
     (void)tid;
     const score_args *a = arg;
     for (int64_t r = lo; r < hi; r++) {
-        float *l = a->logits + r * a->v, lse = a->lse[r], inv = 1 / a->temp;
+        float *l = a->logits + r * a->v;
+        const float lse = a->lse[r], temp = a->temp, inv = 1 / temp;
+        const int64_t v = a->v;
         float gl = a->g_logp && a->ids[r] >= 0 ? a->g_logp[r] : 0;
         float ge = a->g_entropy ? a->g_entropy[r] : 0, h = a->g_entropy ? a->entropy[r] : 0;
         if (ge == 0) {
-            for (int64_t i = 0; i < a->v; i++) {
-                l[i] = -gl * fn_exp(l[i] / a->temp - lse) * inv;
+            for (int64_t i = 0; i < v; i++) {
+                l[i] = -gl * fn_exp(l[i] / temp - lse) * inv;
             }
         } else {
-            for (int64_t i = 0; i < a->v; i++) {
-                float z = l[i] / a->temp - lse, p = fn_exp(z);
+            for (int64_t i = 0; i < v; i++) {
+                float z = l[i] / temp - lse, p = fn_exp(z);
                 float surprise = p > 0 ? z + h : 0; // p ln p is 0 at p = 0
                 l[i] = -p * __builtin_fmaf(ge, surprise, gl) * inv;
             }
