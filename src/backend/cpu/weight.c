@@ -28,14 +28,6 @@ static inline int64_t at(int64_t i, int64_t j, int64_t steps, bool paired) {
                   : panel * steps + j * RV_PANEL + lane;
 }
 
-static inline void put(void *dst, rv_dtype t, int64_t i, float x) {
-    if (t == RV_F32) {
-        ((float *)dst)[i] = x;
-    } else {
-        ((uint16_t *)dst)[i] = t == RV_BF16 ? rv_f32_to_bf16(x) : rv_f32_to_f16(x);
-    }
-}
-
 static inline float get(const void *src, rv_dtype t, int64_t i) {
     if (t == RV_F32) {
         return ((const float *)src)[i];
@@ -59,21 +51,54 @@ static inline float source(const repack *r, int64_t i, int64_t j) {
     return get(r->data, r->type, r->packed ? at(i, j, r->k, false) : i * r->k + j);
 }
 
+// Steps j0..j0+31 of outputs i0..i0+31 as (steps, outputs), zeros beyond the matrix.
+static void load_block(float *block, const repack *r, int64_t i0, int64_t j0) {
+    int64_t outputs = r->transposed ? r->k : r->n, steps = r->transposed ? r->n : r->k;
+    int64_t rows = steps - j0 < RV_PANEL ? steps - j0 : RV_PANEL;
+    int64_t cols = outputs - i0 < RV_PANEL ? outputs - i0 : RV_PANEL;
+    memset(block, 0, RV_PANEL * RV_PANEL * sizeof *block);
+    if (r->packed && r->type == RV_F32 && r->transposed) { // both sides are blocks of 32 x 32
+        const float *src = (const float *)r->data + j0 * r->k + i0 * RV_PANEL;
+        for (int64_t j = 0; j < rows; j++) {
+            for (int64_t i = 0; i < cols; i++) {
+                block[j * RV_PANEL + i] = src[i * RV_PANEL + j];
+            }
+        }
+        return;
+    }
+    for (int64_t i = 0; i < cols; i++) {
+        for (int64_t j = 0; j < rows; j++) {
+            block[j * RV_PANEL + i] =
+                r->transposed ? source(r, j0 + j, i0 + i) : source(r, i0 + i, j0 + j);
+        }
+    }
+}
+
+// Writes the first `rows` steps of a block where they belong.
+static void store_block(const repack *r, const float *block, int64_t first, int64_t rows) {
+    if (r->store == RV_F32) {
+        memcpy((float *)r->dst + first, block, (size_t)(rows * RV_PANEL) * sizeof *block);
+        return;
+    }
+    uint16_t *dst = (uint16_t *)r->dst + first;
+    for (int64_t e = 0; e < rows * RV_PANEL; e++) {
+        int64_t j = e / RV_PANEL, lane = e % RV_PANEL;
+        int64_t to = r->paired ? j / 2 * 2 * RV_PANEL + lane * 2 + j % 2 : e;
+        dst[to] = r->store == RV_BF16 ? rv_f32_to_bf16(block[e]) : rv_f32_to_f16(block[e]);
+    }
+}
+
 // Fills panels lo..hi-1 of the destination, padding included.
 static void repack_panels(void *arg, int64_t lo, int64_t hi, int tid) {
     (void)tid;
     const repack *r = arg;
-    int64_t outputs = r->transposed ? r->k : r->n, steps = r->transposed ? r->n : r->k;
-    int64_t all = r->paired ? (steps + 1) / 2 * 2 : steps;
+    float block[RV_PANEL * RV_PANEL];
+    int64_t steps = r->transposed ? r->n : r->k, all = r->paired ? (steps + 1) / 2 * 2 : steps;
     for (int64_t p = lo; p < hi; p++) {
-        for (int64_t j = 0; j < all; j++) {
-            for (int64_t i = p * RV_PANEL; i < (p + 1) * RV_PANEL; i++) {
-                float x = 0;
-                if (i < outputs && j < steps) {
-                    x = r->transposed ? source(r, j, i) : source(r, i, j);
-                }
-                put(r->dst, r->store, at(i, j, steps, r->paired), x);
-            }
+        for (int64_t j = 0; j < all; j += RV_PANEL) {
+            load_block(block, r, p * RV_PANEL, j);
+            store_block(r, block, (p * all + j) * RV_PANEL,
+                        all - j < RV_PANEL ? all - j : RV_PANEL);
         }
     }
 }

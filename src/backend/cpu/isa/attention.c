@@ -51,43 +51,75 @@ typedef struct {
     float max[ROWS], sum[ROWS];
 } running;
 
-static float lane_sum(const float *p) {
+RV_INLINE float larger(float a, float b) { return a > b ? a : b; }
+
+// Sum of 64 weights: four to a lane, then a tree over 16 lanes.
+static inline float weight_sum(const float *p) {
     float lane[LANES];
     for (int l = 0; l < LANES; l++) {
         lane[l] = (p[l] + p[l + LANES]) + (p[l + 2 * LANES] + p[l + 3 * LANES]);
     }
-    for (int w = LANES / 2; w > 0; w /= 2) {
-        for (int l = 0; l < w; l++) {
-            lane[l] += lane[l + w];
-        }
+    float a[8], b[4];
+    for (int l = 0; l < 8; l++) {
+        a[l] = lane[l] + lane[l + 8];
     }
-    return lane[0];
+    for (int l = 0; l < 4; l++) {
+        b[l] = a[l] + a[l + 4];
+    }
+    return (b[0] + b[2]) + (b[1] + b[3]);
 }
 
-// One row's 64 raw scores become weights; keys outside [lo, hi) of the block get 0. Returns the
-// factor for what was summed before.
-static float soften(float *s, float scale, int64_t lo, int64_t hi, float *max, float *sum) {
-    float top[LANES], t = *max;
-    const float none = -3.0e38f;
-    for (int i = 0; i < KEYS; i++) {
-        s[i] = i >= lo && i < hi ? s[i] * scale : none;
-    }
+static inline float weight_max(const float *p) {
+    float lane[LANES];
     for (int l = 0; l < LANES; l++) {
-        float x = s[l] > s[l + LANES] ? s[l] : s[l + LANES];
-        float y = s[l + 2 * LANES] > s[l + 3 * LANES] ? s[l + 2 * LANES] : s[l + 3 * LANES];
-        top[l] = x > y ? x : y;
+        lane[l] = larger(larger(p[l], p[l + LANES]), larger(p[l + 2 * LANES], p[l + 3 * LANES]));
     }
-    for (int l = 0; l < LANES; l++) {
-        t = top[l] > t ? top[l] : t;
+    float a[8], b[4];
+    for (int l = 0; l < 8; l++) {
+        a[l] = larger(lane[l], lane[l + 8]);
     }
+    for (int l = 0; l < 4; l++) {
+        b[l] = larger(a[l], a[l + 4]);
+    }
+    return larger(larger(b[0], b[2]), larger(b[1], b[3]));
+}
+
+static const float HIDDEN = -3.0e38f; // in place of a score that may not be seen
+
+// Raw scores of one row become scaled ones, HIDDEN outside [lo, hi).
+static inline void scale_scores(float *s, float scale, int64_t lo, int64_t hi) {
+    if (lo <= 0 && hi >= KEYS) {
+        for (int i = 0; i < KEYS; i++) {
+            s[i] *= scale;
+        }
+        return;
+    }
+    int l = lo < 0 ? 0 : lo > KEYS ? KEYS : (int)lo, h = hi < 0 ? 0 : hi > KEYS ? KEYS : (int)hi;
     for (int i = 0; i < KEYS; i++) {
-        float e = fn_exp(s[i] - t);
-        s[i] = i >= lo && i < hi ? e : 0;
+        s[i] = i >= l && i < h ? s[i] * scale : HIDDEN;
     }
-    float factor = fn_exp(*max - t);
-    *sum = __builtin_fmaf(*sum, factor, lane_sum(s));
-    *max = t;
-    return factor;
+}
+
+// The rows' scores of one block become weights, hidden ones exact zeros; `factor` receives what
+// the sums before must be multiplied by. Step by step for all rows, so that rows overlap.
+static void soften(float *s, int64_t rows, running *run, float *factor) {
+    float top[ROWS];
+    for (int64_t r = 0; r < rows; r++) {
+        top[r] = larger(weight_max(s + r * KEYS), run->max[r]);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        float *p = s + r * KEYS;
+        const float t = top[r];
+        for (int i = 0; i < KEYS; i++) {
+            float e = fn_exp(p[i] - t);
+            p[i] = p[i] == HIDDEN ? 0 : e;
+        }
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        factor[r] = run->max[r] == top[r] ? 1 : fn_exp(run->max[r] - top[r]); // e^0 is 1
+        run->sum[r] = __builtin_fmaf(run->sum[r], factor[r], weight_sum(s + r * KEYS));
+        run->max[r] = top[r];
+    }
 }
 
 // Attends rows (at most ROWS) of one head; the first stands at position pos of len keys.
@@ -96,9 +128,10 @@ static void attend_tile(float *o, int64_t ldo, float *lse, int64_t ldl, const fl
                         const rv_attn *a) {
     _Alignas(64) float s[ROWS * KEYS], acc[ROWS * RV_MAX_HEAD_DIM];
     const int64_t d = a->head_dim, p = padded(d);
+    float factor[ROWS];
     running run;
     for (int64_t r = 0; r < rows; r++) {
-        run.max[r] = -3.0e38f;
+        run.max[r] = HIDDEN;
         run.sum[r] = 0;
     }
     memset(acc, 0, (size_t)(rows * p) * sizeof *acc);
@@ -109,11 +142,13 @@ static void attend_tile(float *o, int64_t ldo, float *lse, int64_t ldl, const fl
             .c = s, .ldc = KEYS, .a = q, .ar = ldq, .at = 1, .b = keys, .ldb = KEYS, .steps = d};
         tile_f32(&t, rows, KEYS);
         for (int64_t r = 0; r < rows; r++) {
-            int64_t lo = first_key(a, pos + r) - b * KEYS;
-            int64_t hi = end_key(a, pos + r, len) - b * KEYS;
-            float f = soften(s + r * KEYS, a->scale, lo, hi, run.max + r, run.sum + r);
-            for (int64_t i = 0; f != 1 && i < p; i++) {
-                acc[r * p + i] *= f;
+            scale_scores(s + r * KEYS, a->scale, first_key(a, pos + r) - b * KEYS,
+                         end_key(a, pos + r, len) - b * KEYS);
+        }
+        soften(s, rows, &run, factor);
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t i = 0; factor[r] != 1 && i < p; i++) {
+                acc[r * p + i] *= factor[r];
             }
         }
         tile pv = {.c = acc,
