@@ -28,10 +28,11 @@ local STAGES = {
   { name = "text", samples = 32000, lr = 1e-3, first = 1, text = BATCH },
   { name = "read", samples = 16000, lr = 7e-4, first = 1, text = 16,
     mix = { points24 = 0.55, ezpoints = 0.15, blackjack = 0.15, numberline = 0.15 } },
-  { name = "play", samples = 32000, lr = 7e-4, first = 0.4, text = 16,
-    mix = { points24 = 0.6, ezpoints = 0.15, blackjack = 0.15, numberline = 0.1 } },
+  { name = "play", samples = 40000, lr = 7e-4, first = 0.35, text = 16,
+    mix = { points24 = 0.5, ezpoints = 0.2, blackjack = 0.2, numberline = 0.1 } },
 }
 local WARMUP, DECAY = 30, 0.4 -- optimiser steps; last share of a stage, over which the rate falls to 0
+local MOVES = { points24 = 9, ezpoints = 3, blackjack = 2, numberline = 2 } -- at most, from a first frame to another
 local RANDOM_MOVES = 0.1      -- of the moves that lead to a state; the demonstration stays the expert's
 local EVEN_DEALS = 0.5        -- share of Points24 deals that are uniform over multisets, not over cards
 local LABEL_WEIGHT, BLANK_SHARE = 0.5, 0.15
@@ -147,8 +148,7 @@ local function visit(task, number, stage, stream)
   local start = even and { cards = even_deal(stream) } or nil
   local moves = 0
   if stream:uniform() >= stage.first then
-    local length = #(game.env.name == "points24" and "a+b+c+d=x" or "12")
-    moves = stream:int(1, length)
+    moves = stream:int(1, MOVES[task])
   end
   repeat
     game.obs, game.info = game.env:reset { seed = options.seed, split = "demo", episode = number, start = start }
