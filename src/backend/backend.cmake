@@ -1,6 +1,6 @@
 # The backend floor: the table, and the CPU that fills it. cpu/isa/*.c are compiled once per instruction set; the choice is made at
 # run time (cpu/dispatch.c), so the build never depends on the machine it runs on.
-rv_floor(backend FLOORS base LIBS OpenMP::OpenMP_C)
+rv_floor(backend FLOORS base LIBS Threads::Threads)
 file(GLOB cpu_sources CONFIGURE_DEPENDS src/backend/cpu/*.c)
 file(GLOB isa_sources CONFIGURE_DEPENDS src/backend/cpu/isa/*.c)
 target_sources(rv_backend PRIVATE ${cpu_sources})

@@ -6,13 +6,16 @@
 #pragma once
 
 #include "backend.h"
+#include "pool.h"
 
 #define RV_PANEL        32        // outputs of one packed panel
 #define RV_WORK_BYTES   (1 << 20) // fixed workspace of each thread
 #define RV_MAX_HEAD_DIM 512
+#define RV_MAX_THREADS  1024
 
 struct rv_ctx {
     int threads;
+    rv_pool *pool;
     char *work;    // threads * RV_WORK_BYTES
     char *scratch; // of rv_backend.reserve, shared out evenly
     size_t scratch_bytes;
@@ -31,8 +34,7 @@ void rv_for(rv_ctx *c, int64_t n, int64_t cost, int64_t unit, rv_range_fn *fn, v
 void rv_for_each(rv_ctx *c, int64_t n, int64_t cost, rv_range_fn *fn, void *arg);
 /// Threads that `total` multiply-adds are worth.
 int rv_team(const rv_ctx *c, int64_t total);
-/// Runs fn(arg, tid, team) on `team` threads.
-typedef void rv_team_fn(void *arg, int tid, int team);
+/// Runs fn(arg, tid, team) for every tid below `team`; who runs it does not matter.
 void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg);
 
 /// Cuts (rows, cols) units of work into a grid of at most `team` pieces whose largest is smallest.

@@ -1,8 +1,9 @@
-// ctx.c - the CPU's contexts: memory, scratch and threads.
+// ctx.c - the CPU's contexts: memory, scratch, and work shared out to threads.
+#define _GNU_SOURCE
 #include "cpu.h"
 
-#include <omp.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,9 +20,15 @@ typedef struct {
     void *block;
 } header;
 
+// $OMP_NUM_THREADS, which people set and schedulers read, else the CPUs that the process may use.
 static int default_threads(void) {
-    int n = omp_get_max_threads();
-    return n > 0 ? n : 1;
+    const char *asked = getenv("OMP_NUM_THREADS");
+    long n = asked ? strtol(asked, NULL, 10) : 0;
+    cpu_set_t set;
+    if (n < 1 && sched_getaffinity(0, sizeof set, &set) == 0) {
+        n = CPU_COUNT(&set);
+    }
+    return n < 1 ? 1 : n < RV_MAX_THREADS ? (int)n : RV_MAX_THREADS;
 }
 
 rv_status rv_cpu_ctx_new(rv_ctx **out, int device, int threads, rv_err *e) {
@@ -29,16 +36,17 @@ rv_status rv_cpu_ctx_new(rv_ctx **out, int device, int threads, rv_err *e) {
     if (device != 0) {
         return RV_FAIL(e, RV_EARG, "cpu: there is only device 0, asked for %d", device);
     }
-    if (threads < 0 || threads > 1024) {
-        return RV_FAIL(e, RV_EARG, "cpu: threads must be 0 (all) to 1024, got %d", threads);
+    if (threads < 0 || threads > RV_MAX_THREADS) {
+        return RV_FAIL(e, RV_EARG, "cpu: threads must be 0 (all) to %d, got %d", RV_MAX_THREADS, threads);
     }
     rv_ctx *c = calloc(1, sizeof *c);
     if (c) {
         c->threads = threads ? threads : default_threads();
         c->work = rv_aligned_alloc((size_t)c->threads * RV_WORK_BYTES);
+        c->pool = rv_pool_new(c->threads);
     }
-    if (!c || !c->work) {
-        free(c);
+    if (!c || !c->work || !c->pool) {
+        rv_cpu_ctx_free(c);
         return RV_FAIL(e, RV_ENOMEM, "cpu: no memory for a context");
     }
     *out = c;
@@ -47,6 +55,7 @@ rv_status rv_cpu_ctx_new(rv_ctx **out, int device, int threads, rv_err *e) {
 
 void rv_cpu_ctx_free(rv_ctx *c) {
     if (c) {
+        rv_pool_free(c->pool);
         rv_aligned_free(c->work);
         rv_aligned_free(c->scratch);
         free(c);
@@ -136,17 +145,10 @@ int rv_team(const rv_ctx *c, int64_t total) {
 }
 
 void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg) {
-    (void)c;
     if (team <= 1) {
         fn(arg, 0, 1);
-        return;
-    }
-#pragma omp parallel num_threads(team)
-    {
-        // The runtime may give fewer threads than asked for: share out what each is to do by tid.
-        for (int t = omp_get_thread_num(); t < team; t += omp_get_num_threads()) {
-            fn(arg, t, team);
-        }
+    } else {
+        rv_pool_run(c->pool, team, fn, arg);
     }
 }
 
@@ -184,18 +186,24 @@ void rv_for(rv_ctx *c, int64_t n, int64_t cost, int64_t unit, rv_range_fn *fn, v
     rv_together(c, rv_team(c, n * cost), run_range, &r);
 }
 
+typedef struct {
+    rv_range_fn *fn;
+    void *arg;
+    int64_t n;
+    _Atomic int64_t next;
+} items;
+
+static void run_items(void *arg, int tid, int team) {
+    (void)team;
+    items *it = arg;
+    for (int64_t i; (i = atomic_fetch_add(&it->next, 1)) < it->n;) {
+        it->fn(it->arg, i, i + 1, tid);
+    }
+}
+
 void rv_for_each(rv_ctx *c, int64_t n, int64_t cost, rv_range_fn *fn, void *arg) {
-    int team = rv_team(c, n * cost);
-    if (team <= 1) {
-        for (int64_t i = 0; i < n; i++) {
-            fn(arg, i, i + 1, 0);
-        }
-        return;
-    }
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1)
-    for (int64_t i = 0; i < n; i++) {
-        fn(arg, i, i + 1, omp_get_thread_num());
-    }
+    items it = {fn, arg, n, 0};
+    rv_together(c, rv_team(c, n * cost), run_items, &it);
 }
 
 double rv_log(double x) {
