@@ -135,9 +135,9 @@ I2(mul, WRAP(a, *, b))
 F2(div, a / b)
 F2(floor_divide, floorf(a / b))
 F2(pow, b == 2 ? a * a : b == 1 ? a : powf(a, b))
-F2(maximum, (a != a) | (a > b) ? a : b)
+F2(maximum, ((a != a) | (a > b)) ? a : b)
 I2(maximum, a > b ? a : b)
-F2(minimum, (a != a) | (a < b) ? a : b)
+F2(minimum, ((a != a) | (a < b)) ? a : b)
 I2(minimum, a < b ? a : b)
 
 // a - floor(a / b) b with b's sign, exact where fmod is.
@@ -199,7 +199,7 @@ F2(cos_grad, -a *sinf(b))
 CLONES static void clamp_grad_f(void *out, const void *const *in, const double *p, int64_t n) {
     float *y = out, lo = (float)p[0], hi = (float)p[1];
     const float *g = in[0], *x = in[1];
-    EACH { y[j] = (x[j] >= lo) & (x[j] <= hi) ? g[j] : 0; }
+    EACH { y[j] = ((x[j] >= lo) & (x[j] <= hi)) ? g[j] : 0; }
 }
 F3(pow_grad_base, c == 0 ? 0 : c == 2 ? a * 2 * b : a * c * powf(b, c - 1))
 F3(pow_grad_exp, b == 0 && c >= 0 ? 0 : a * powf(b, c) * logf(b))
