@@ -82,6 +82,20 @@ describe("the house", function()
     assert.same({}, missing)
   end)
 
+  it("has every verb, option and tool in the man page", function()
+    local page = read("docs/rl4vlm.1"):gsub("\\%-", "-")
+    local cli = require "rl4vlm.cli"
+    for _, verb in ipairs(cli.verbs) do
+      assert.is_truthy(page:find(".B " .. verb .. "\n", 1, true), verb)
+    end
+    for option in cli.options_help():gmatch("%-%-[%w-]+") do
+      assert.is_truthy(page:find(option, 1, true), option)
+    end
+    for _, tool in ipairs(require("rl4vlm.tool").names()) do
+      assert.is_truthy(page:find("-m " .. tool, 1, true), tool)
+    end
+  end)
+
   it("speaks of itself alone", function()
     local words = { "/wo" .. "rk/", "TO" .. "DO", "FIX" .. "ME", "XX" .. "X:", "../sha" .. "red" }
     local all = sources()
