@@ -258,7 +258,8 @@ end
 
 -- ---- writing ----
 
-local shard_limit = 5e9 -- bytes; transformers' default of its 4.x line
+---Bytes of one file, from which on a model is written in shards (transformers' default of its 4.x line).
+M.shard_bytes = 5e9
 
 local width = { F64 = 8, F32 = 4, F16 = 2, BF16 = 2 }
 
@@ -303,7 +304,7 @@ local function files_of(specs)
   for _, name in ipairs(names) do
     local spec = specs[name]
     if not spec.file then
-      if used > 0 and used + spec.bytes > shard_limit then
+      if used > 0 and used + spec.bytes > M.shard_bytes then
         count, used = count + 1, 0
       end
       used, spec.shard = used + spec.bytes, count

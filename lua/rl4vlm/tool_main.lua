@@ -38,12 +38,15 @@ local function check(tool, o)
   return tool.check and tool.check(o)
 end
 
--- Our own failures keep their traceback, what a user can mend does not need one.
-local function with_traceback(message)
-  if type(message) == "string" and message:match("^[^\n]-%.lua:%d+: ") then
+-- Our own failures keep their traceback; what a user can mend needs none, nor the line of ours that met it.
+local function explain(message)
+  local said = type(message) == "string" and message:match("^[^\n]-%.lua:%d+: (.*)$")
+  if not said then
+    return message
+  elseif said:match("^attempt to ") or said:match("^bad argument ") or said:match("^calling '") then
     return debug.traceback(message, 2)
   end
-  return message
+  return said
 end
 
 ---Runs a tool.
@@ -64,7 +67,7 @@ function M.run(tool, args)
   if err then
     return usage_error(tool, err)
   end
-  local ok, status = xpcall(tool.run, with_traceback, o, o[1])
+  local ok, status = xpcall(tool.run, explain, o, o[1])
   if ok then
     return status or 0
   elseif type(status) ~= "string" or status:match("interrupted!") then

@@ -130,6 +130,21 @@ describe("a model's folder", function()
     model:close()
   end)
 
+  it("is written in shards when it is large", function()
+    local model, before = load_copy(), checkpoint.shard_bytes
+    checkpoint.shard_bytes = 30000
+    model:save(dir .. "/saved")
+    checkpoint.shard_bytes = before
+    assert.same({ "config.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+      "model-00003-of-00003.safetensors", "model.safetensors.index.json" }, fs.list(dir .. "/saved"))
+    local index = json.decode(fs.read_file(dir .. "/saved/model.safetensors.index.json"))
+    assert.equal(model.source:size().bytes, index.metadata.total_size)
+    local again = vlm.load(dir .. "/saved", { threads = 1 })
+    assert.equal(model.core:logits({ 1, 5, 9 }):data(), again.core:logits({ 1, 5, 9 }):data())
+    again:save(dir .. "/twice") -- in the shards that it came in
+    assert.same(fs.list(dir .. "/saved"), fs.list(dir .. "/twice"))
+  end)
+
   it("reads null and absent fields as transformers does", function()
     local function arch(change)
       local config = { model_type = "llava", text_config = { model_type = "mistral" } }

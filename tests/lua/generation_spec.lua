@@ -246,6 +246,19 @@ describe("the tools", function()
     end
   end)
 
+  it("say what is wrong with a model without a traceback", function()
+    assert(fs.mkdirs(dir .. "/torn"))
+    for _, name in ipairs(fs.list(folder)) do
+      assert(fs.copy_file(folder .. "/" .. name, dir .. "/torn/" .. name))
+    end
+    assert(fs.truncate(dir .. "/torn/model.safetensors", 100))
+    write { { prompt = "x", answer = "y" } }
+    local status, text = tool "score DIR/torn --in DIR/q.jsonl --out DIR/a.jsonl"
+    assert.equal(1, status)
+    assert.matches("^rl4vlm: score: DIR/torn/model.safetensors: header of %d+ bytes in a file of 100: "
+      .. "the file is cut off\n$", text)
+  end)
+
   it("name wrong options with the nearest right one", function()
     local cases = {
       { "generate DIR/model --in q", "--out is needed" },
