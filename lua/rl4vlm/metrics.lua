@@ -161,16 +161,22 @@ function M.cost(line, times, seconds)
   line["perf/max_memory_allocated_gb"] = bytes / 2 ^ 30
 end
 
----Adds a held-out evaluation.
----@param line table
+---The figures of a held-out evaluation.
+---@param update integer
+---@param env_steps integer
 ---@param summary table of eval.lua
-function M.held_out(line, summary)
-  line["val/episodes"] = summary.episodes
-  line["val/success_rate"] = summary.success_rate
-  line["val/return_mean"] = summary.return_mean
-  line["val/steps_mean"] = summary.steps_mean
-  line["val/invalid_rate"] = summary.invalid_rate
-  line["val/read_right_rate"] = summary.read_right_rate
+---@return table
+function M.held_out(update, env_steps, summary)
+  return {
+    update = update,
+    env_steps = env_steps,
+    ["val/episodes"] = summary.episodes,
+    ["val/success_rate"] = summary.success_rate,
+    ["val/return_mean"] = summary.return_mean,
+    ["val/steps_mean"] = summary.steps_mean,
+    ["val/invalid_rate"] = summary.invalid_rate,
+    ["val/read_right_rate"] = summary.read_right_rate,
+  }
 end
 
 ---Puts null where a figure is missing or is no finite number.

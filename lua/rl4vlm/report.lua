@@ -153,7 +153,7 @@ function M.text(run, others)
   local runs, lines = { run }, {}
   table.move(others, 1, #others, 2, runs)
   for i, r in ipairs(runs) do
-    lines[i] = r:lines("metrics.jsonl")
+    lines[i] = r:figures()
   end
   local parts = { ('<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>%s</title><style>%s'
     .. "</style>\n<h1>%s</h1>%s"):format(html(run.dir), STYLE, html(run.dir), legend(runs)) }

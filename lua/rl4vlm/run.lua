@@ -3,6 +3,7 @@
 --
 --     manifest.json        what was run: written first
 --     metrics.jsonl        one object an update
+--     evaluations.jsonl    one object a held-out evaluation, the first before training (update 0)
 --     episodes.jsonl       some episodes, their frames in images/
 --     checkpoints/N/       after update N: model/, optimizer.safetensors, state.json; all or nothing
 --     best                 which checkpoint was best on held-out episodes
@@ -86,7 +87,7 @@ function Run:write_manifest()
   must(fs.write_atomic(self:path("manifest.json"), json.pretty(self.manifest)))
 end
 
----Adds one object to a file of lines ("metrics.jsonl", "episodes.jsonl").
+---Adds one object to a file of lines ("metrics.jsonl", ...).
 function Run:add(name, object)
   must(fs.append(self:path(name), json.encode(object) .. "\n"))
 end
@@ -98,6 +99,16 @@ function Run:lines(name)
   local list = {}
   for line in (fs.read_file(self:path(name)) or ""):gmatch("[^\n]+") do
     list[#list + 1] = must(json.decode(line))
+  end
+  return list
+end
+
+---What curves are made of: the metrics, with the evaluation before training in front.
+---@return table[]
+function Run:figures()
+  local list, start = self:lines("metrics.jsonl"), self:lines("evaluations.jsonl")[1]
+  if start and start.update == 0 then
+    table.insert(list, 1, start)
   end
   return list
 end
@@ -116,7 +127,7 @@ function Run:keep_image(image)
   return name
 end
 
-local LINES = { "metrics.jsonl", "episodes.jsonl" }
+local LINES = { "metrics.jsonl", "evaluations.jsonl", "episodes.jsonl" }
 
 ---Writes checkpoint `n`: `save(dir)` fills an empty folder, which gets its name only when all of it
 ---is on the disk.

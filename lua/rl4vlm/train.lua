@@ -71,7 +71,7 @@ function M.new(o)
     self:restore_slots()
   end
   self.saved = o.state and self.state.update
-  self.writer = tensorboard.open(o.run.dir, o.run:lines("metrics.jsonl"))
+  self.writer = tensorboard.open(o.run.dir, o.run:figures())
   self:mark()
   return self
 end
@@ -113,8 +113,8 @@ function Trainer:save()
   self.save_seconds = host.clock() - start
 end
 
--- Plays the held-out episodes and adds them to the line.
-function Trainer:evaluate(line)
+-- Plays the held-out episodes; gives their figures, which also go to evaluations.jsonl.
+function Trainer:evaluate()
   local settings, at = self.settings, self.state.update
   local kept = {}
   local summary = evaluation.run(settings, self.model, {
@@ -130,7 +130,6 @@ function Trainer:evaluate(line)
         settings.schedule.eval_episodes)
     end,
   })
-  metrics.held_out(line, summary)
   for _, steps in ipairs(kept) do
     episodes.add(self.run, "eval", at, steps)
   end
@@ -138,6 +137,9 @@ function Trainer:evaluate(line)
   if not best or summary.success_rate > best.success_rate then
     self.state.best = { update = at, success_rate = summary.success_rate }
   end
+  local figures = metrics.held_out(at, self.state.env_steps, summary)
+  self.run:add("evaluations.jsonl", figures)
+  return figures
 end
 
 -- Advantages and returns of all samples; slots one behind the other.
@@ -239,7 +241,9 @@ end
 function Trainer:close(line, start, times)
   local schedule, before = self.settings.schedule, host.clock()
   if self:due(schedule.eval_every) then
-    self:evaluate(line)
+    for key, value in pairs(self:evaluate()) do
+      line[key] = value
+    end
     times.testing = host.clock() - before
   end
   times.save_checkpoint = self.save_seconds -- of the checkpoint before: this one comes after the line
@@ -257,12 +261,6 @@ end
 
 function Trainer:tell(line)
   local f = progress.figure
-  if line.update == 0 then
-    self.progress:say("before training: held-out success %s, return %s, read right %s, invalid %s",
-      f(line["val/success_rate"]), f(line["val/return_mean"]), f(line["val/read_right_rate"]),
-      f(line["val/invalid_rate"]))
-    return
-  end
   local val = type(line["val/success_rate"]) == "number"
     and ("  held-out success %s"):format(f(line["val/success_rate"])) or ""
   self.progress:say("update %d/%d  %d steps  success %s  return %s  read %s  invalid %s  kl %s  "
@@ -273,10 +271,17 @@ end
 
 -- Before the first update: the start's held-out figures and checkpoint 0.
 function Trainer:first()
-  if self.settings.schedule.eval_every > 0 then
+  local schedule, f = self.settings.schedule, progress.figure
+  if schedule.eval_every > 0 then
     self.clean = false
-    self:close(metrics.line(0, 0), host.clock(), {})
-  elseif self.settings.schedule.checkpoint_every > 0 then
+    local figures = self:evaluate()
+    self.writer:add(figures)
+    self.clean = true
+    self.progress:say("before training: held-out success %s, return %s, read right %s, invalid %s",
+      f(figures["val/success_rate"]), f(figures["val/return_mean"]), f(figures["val/read_right_rate"]),
+      f(figures["val/invalid_rate"]))
+  end
+  if schedule.eval_every > 0 or schedule.checkpoint_every > 0 then
     self:save()
   end
 end

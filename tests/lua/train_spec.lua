@@ -57,18 +57,22 @@ describe("training", function()
     local dir = work .. "/plain"
     trainer(dir, fake.recipe():resolve()):train()
     local lines = run.open(dir):lines("metrics.jsonl")
-    assert.equal(7, #lines)
-    assert.equal(0, lines[1].update)
-    assert.equal(192, lines[7].env_steps)
-    assert.is_true(lines[7]["val/success_rate"] > lines[1]["val/success_rate"])
+    assert.equal(6, #lines)
+    assert.equal(192, lines[6].env_steps)
+    local evaluations = run.open(dir):lines("evaluations.jsonl")
+    assert.equal(4, #evaluations)
+    assert.equal(0, evaluations[1].update)
+    assert.is_true(evaluations[4]["val/success_rate"] > evaluations[1]["val/success_rate"])
+    assert.equal(evaluations[4]["val/success_rate"], lines[6]["val/success_rate"])
     for i, line in ipairs(lines) do
-      assert.equal(i > 1 and 0 or json.null, line["training/rollout_probs_diff_max"])
+      assert.equal(i, line.update)
+      assert.equal(0, line["training/rollout_probs_diff_max"])
       for key, value in pairs(line) do
         assert.is_true(type(value) == "number" or value == json.null, key)
       end
     end
-    assert.is_true(lines[2]["episode/read_right_rate"] > 0.8)
-    assert.is_true(lines[2]["episode/invalid_rate"] > 0)
+    assert.is_true(lines[1]["episode/read_right_rate"] > 0.8)
+    assert.is_true(lines[1]["episode/invalid_rate"] > 0)
     local folder = run.open(dir)
     local list = folder:checkpoints()
     assert.equal(6, list[#list])
@@ -111,7 +115,9 @@ describe("training", function()
         budget = budget + 13
       end
       assert.same(timeless(whole), timeless(broken))
-      assert.equal(fs.read_file(whole .. "/episodes.jsonl"), fs.read_file(broken .. "/episodes.jsonl"))
+      for _, name in ipairs { "/episodes.jsonl", "/evaluations.jsonl" } do
+        assert.equal(fs.read_file(whole .. name), fs.read_file(broken .. name))
+      end
       assert.equal(fs.read_file(whole .. "/checkpoints/6/model/model.json"),
         fs.read_file(broken .. "/checkpoints/6/model/model.json"))
       fake.install()

@@ -2,7 +2,6 @@
 local demos = require "rl4vlm.demos"
 local evaluation = require "rl4vlm.eval"
 local host = require "rl4vlm.host"
-local json = require "rl4vlm.json"
 local load = require "rl4vlm.load"
 local metrics = require "rl4vlm.metrics"
 local progress = require "rl4vlm.progress"
@@ -31,14 +30,14 @@ end
 
 -- The last checkpoint's held-out figures, as its best.
 local function evaluate(folder, settings, model, state)
-  local line = {}
-  metrics.held_out(line, (evaluation.run(settings, model, {
+  local figures = metrics.held_out(state.update, 0, (evaluation.run(settings, model, {
     episodes = settings.schedule.eval_episodes,
     temperature = settings.eval.temperature,
     slots = math.min(16, settings.schedule.eval_episodes),
   })))
+  folder:add("evaluations.jsonl", figures)
   folder:mark_best(state.update)
-  return line
+  return figures
 end
 
 local function learn(call, folder, settings, model, state)
@@ -48,7 +47,7 @@ local function learn(call, folder, settings, model, state)
     optimizer:load(("%s/checkpoints/%d/optimizer.safetensors"):format(folder.dir, state.update))
     source:restore(state.source)
   end
-  local writer = tensorboard.open(folder.dir, folder:lines("metrics.jsonl"))
+  local writer = tensorboard.open(folder.dir, folder:figures())
   local every, total = settings.sft.checkpoint_every, settings.sft.samples
   sft.run {
     model = model,
@@ -100,9 +99,9 @@ function M.run(call)
   learn(call, folder, settings, model, state)
   local line = evaluate(folder, settings, model, state)
   report.write(folder)
-  local result = { verb = "sft", run = folder.dir, samples = state.samples, update = state.update }
+  local result = { verb = "sft", run = folder.dir, samples = state.samples }
   for key, value in pairs(line) do
-    result[key:match("[^/]+$")] = value or json.null
+    result[key:match("^val/(.*)$") or key] = value
   end
   call:result(result, function()
     return ("%s: %d samples; held-out success %s, read right %s, invalid %s\n"):format(folder.dir,

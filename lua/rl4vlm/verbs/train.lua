@@ -88,17 +88,6 @@ local function held_out(line)
   return t
 end
 
--- The first and the last line of metrics that hold an evaluation.
-local function before_and_after(lines)
-  local first, last
-  for _, line in ipairs(lines) do
-    if type(line["val/success_rate"]) == "number" then
-      first, last = first or line, line
-    end
-  end
-  return first, last
-end
-
 local function table_text(folder, first, last, settings)
   local parts = { ("\nheld-out episodes 1 to %d%s    before   after\n"):format(
     settings.schedule.eval_episodes, settings.eval.temperature == 0 and ", greedy" or "") }
@@ -113,7 +102,8 @@ end
 
 -- What a run came to, as its folder says.
 local function conclude(call, folder, settings, start)
-  local first, last = before_and_after(folder:lines("metrics.jsonl"))
+  local evaluations = folder:lines("evaluations.jsonl")
+  local first, last = evaluations[1], evaluations[#evaluations]
   local n, state = folder:latest()
   call:result({
     verb = "train",
