@@ -115,6 +115,9 @@ static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
         return RV_FAIL(e, RV_EARG, "a batch of %lld sequences that begins at row %d",
                        (long long)b->n, b->n < 1 ? 0 : b->cu[0]);
     }
+    if (b->n_images && !b->pixels) {
+        return RV_FAIL(e, RV_EARG, "%lld images, but no pixels", (long long)b->n_images);
+    }
     for (int64_t s = 0; s < b->n; s++) {
         int64_t images = 0;
         RV_TRY(check_sequence(m, b, s, &images, e));
@@ -144,8 +147,8 @@ static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
     return RV_OK;
 }
 
-static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
+static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t at, int64_t end) {
+    for (int64_t i = at; i < end; i++) {
         if (row[i] >= p->row0 && row[i] < p->row0 + p->rows) {
             m->rank[row[i] - p->row0] = 0;
         }
@@ -170,9 +173,9 @@ static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
         }
     }
     m->cu[p->n_seq] = (int32_t)p->rows;
-    mark(m, p, b->ask_row + p->ask0, p->n_ask);
-    mark(m, p, b->value_row, b->n_value);
-    mark(m, p, b->hidden_row, b->n_hidden);
+    mark(m, p, b->ask_row, p->ask0, p->ask0 + p->n_ask);
+    mark(m, p, b->value_row, 0, b->n_value);
+    mark(m, p, b->hidden_row, 0, b->n_hidden);
     for (int64_t r = 0; r < p->rows; r++) {
         if (m->rank[r] == 0) {
             m->rank[r] = (int32_t)m->n_pick;
