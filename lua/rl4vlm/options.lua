@@ -63,6 +63,27 @@ local function store_text(values, row, text)
   store(values, row, value)
 end
 
+-- Reads the value of an option with the text after "=", or else from args[i] on. Returns the index of
+-- the next word, or nil and what is wrong.
+local function read_value(values, row, text, args, i)
+  local name = row[1]
+  if row[2] == "flag" then
+    values[name] = true
+    return not text and i or nil, ("--%s takes no value"):format(name)
+  end
+  if not text then
+    text, i = args[i], i + 1
+    if not text or text:match("^%-%-") then
+      return nil, ("--%s wants a value: --%s %s"):format(name, name, row[3] or "VALUE")
+    end
+  end
+  local err = store_text(values, row, text)
+  while not err and row.rest and args[i] and not args[i]:match("^%-%-") do
+    err, i = store_text(values, row, args[i]), i + 1
+  end
+  return not err and i or nil, err
+end
+
 ---Reads `args`: `--name VALUE`, `--name=VALUE`, flags, and other words in their order; `--` ends the
 ---options. Values stand under their option's name, the other words under 1, 2, ...
 ---@param args string[]
@@ -72,43 +93,24 @@ end
 function M.parse(args, rows)
   local by_name, values, i = {}, {}, 1
   for _, row in ipairs(rows) do
-    by_name[row[1]] = row
+    by_name["--" .. row[1]] = row
   end
-  while i <= #args do
+  while args[i] do
     local word = args[i]
     i = i + 1
-    local name, text = word:match("^%-%-([^=]+)=?(.*)$")
+    local name, text = word:match("^(%-%-?[^=]+)=?(.*)$")
     if word == "--" then
       table.move(args, i, #args, #values + 1, values)
       break
     elseif not name then
-      if word:match("^%-.") then
-        return nil, unknown(rows, word)
-      end
       values[#values + 1] = word
+    elseif not by_name[name] then
+      return nil, unknown(rows, name)
     else
-      local row, given = by_name[name], word:find("=", 1, true)
-      if not row then
-        return nil, unknown(rows, "--" .. name)
-      elseif row[2] == "flag" then
-        if given then
-          return nil, ("--%s takes no value"):format(name)
-        end
-        values[name] = true
-      else
-        if not given then
-          text, i = args[i], i + 1
-        end
-        if not text or not given and text:match("^%-%-") then
-          return nil, ("--%s wants a value: --%s %s"):format(name, name, row[3] or "VALUE")
-        end
-        local err = store_text(values, row, text)
-        while not err and row.rest and args[i] and not args[i]:match("^%-%-") do
-          err, i = store_text(values, row, args[i]), i + 1
-        end
-        if err then
-          return nil, err
-        end
+      local err
+      i, err = read_value(values, by_name[name], word:find("=", 1, true) and text, args, i)
+      if not i then
+        return nil, err
       end
     end
   end

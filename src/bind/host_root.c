@@ -58,7 +58,6 @@ void rv_host_find(lua_State *L) {
     set_registry(L, ROOT, found ? root : "");
 }
 
-// Replaces package.path by the format's result; %s is the path before.
 static void set_path(lua_State *L, const char *path) {
     lua_getglobal(L, "package");
     lua_pushstring(L, path);
