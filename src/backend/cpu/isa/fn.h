@@ -17,6 +17,9 @@ RV_INLINE float fn_bits(int32_t i) {
     return f;
 }
 
+// 2^n for -127 < n < 128; anything for the n of a NaN.
+RV_INLINE float fn_power(int32_t n) { return fn_bits((int32_t)((uint32_t)(n + 127) << 23)); }
+
 /// e^x: 0 below -104, infinity above 88.73, 1 exactly at 0.
 RV_INLINE float fn_exp(float x) {
     x = x < -104.0f ? -104.0f : x;
@@ -39,7 +42,7 @@ RV_INLINE float fn_exp(float x) {
     memcpy(&bits, &shifted, sizeof bits);
     bits -= 0x4b400000;
     int32_t half = bits >> 1;
-    return p * fn_bits((half + 127) << 23) * fn_bits((bits - half + 127) << 23);
+    return p * fn_power(half) * fn_power(bits - half);
 }
 
 RV_INLINE float fn_sigmoid(float x) { return 1.0f / (1.0f + fn_exp(-x)); }
