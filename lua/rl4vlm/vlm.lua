@@ -10,12 +10,13 @@ local generation = require "rl4vlm.generation"
 local json = require "rl4vlm.json"
 local memory = require "rl4vlm.memory"
 local model_name = require "rl4vlm.model_name"
+local optimizer = require "rl4vlm.optimizer"
 local pixel_cache = require "rl4vlm.pixel_cache"
 local processor = require "rl4vlm.processor"
-local safetensors = require "rl4vlm.safetensors"
 local suggest = require "rl4vlm.suggest"
 local tensor = require "rl4vlm.tensor"
 local tokenizer = require "rl4vlm.tokenizer"
+local value_head = require "rl4vlm.value_head"
 
 local M = {}
 
@@ -156,10 +157,10 @@ local function fill(self, options, init)
   end
   if options.value_head then
     local params = self.core:params()
-    local there = a and a.dir and checkpoint.load_value_head(a.dir, self.core, params)
-      or checkpoint.load_value_head(self.dir, self.core, params)
+    local there = a and a.dir and value_head.load(a.dir, self.core, params)
+      or value_head.load(self.dir, self.core, params)
     if not there then
-      checkpoint.init_value_head(self.core, params, options.seed)
+      value_head.begin(self.core, params, options.seed)
     end
   end
 end
@@ -427,62 +428,11 @@ function Model:close()
 end
 Model.__close = Model.close
 
----@class rl4vlm.Optimizer  AdamW on everything that learns
-local Optimizer = { __name = "rl4vlm.Optimizer" }
-Optimizer.__index = Optimizer
-
-local optimizer_options = { "beta1", "beta2", "eps", "weight_decay" }
-
 ---An AdamW optimiser over the model's trained parameters.
 ---@param options? table  beta1 0.9, beta2 0.999, eps 1e-8, weight_decay 0
 ---@return rl4vlm.Optimizer
 function Model:optimizer(options)
-  options = options or {}
-  check_options(options, optimizer_options)
-  return setmetatable({ model = self, options = options, steps = 0 }, Optimizer)
-end
-
----One step, and the gradients are dropped.
----@param how table  lr, value_lr (default: lr), max_norm (default: no clipping)
----@return number grad_norm  before clipping
-function Optimizer:step(how)
-  local o = self.options
-  local norm = self.model.core:adamw { lr = how.lr, value_lr = how.value_lr, max_norm = how.max_norm,
-    step = self.steps + 1, beta1 = o.beta1, beta2 = o.beta2, eps = o.eps, weight_decay = o.weight_decay }
-  self.steps = self.steps + 1
-  self.model:zero_grad()
-  return norm
-end
-
----Writes the state: moments of every trained parameter and the count of steps.
----@param path string
-function Optimizer:save(path)
-  local tensors = {}
-  for _, param in ipairs(self.model.core:params()) do
-    if param.trained then
-      tensors["m." .. param.role] = self.model.core:get(param.role, "m")
-      tensors["v." .. param.role] = self.model.core:get(param.role, "v")
-    end
-  end
-  safetensors.write(path, tensors, { steps = tostring(self.steps) })
-end
-
----Reads a state that save wrote for the same trained parameters.
----@param path string
-function Optimizer:load(path)
-  local file = safetensors.open(path)
-  for _, param in ipairs(self.model.core:params()) do
-    if param.trained then
-      for _, of in ipairs { "m", "v" } do
-        local slice = file:get(of .. "." .. param.role)
-        if not slice then
-          error(("%s: wanted the state of %s, found none"):format(path, param.role), 0)
-        end
-        self.model.core:set(param.role, slice, of)
-      end
-    end
-  end
-  self.steps = math.tointeger(tonumber(file:metadata("steps"))) or 0
+  return optimizer.new(self, options)
 end
 
 -- ---- saving ----
@@ -497,7 +447,7 @@ function Model:save(dir, options)
   checkpoint.write_folder(dir, function(temporary)
     self.source:write_companions(temporary)
     self.source:write_weights(temporary, self.core, options.dtype)
-    checkpoint.save_value_head(temporary, self.core, self.core:params())
+    value_head.save(temporary, self.core, self.core:params())
   end)
 end
 
@@ -509,7 +459,7 @@ function Model:save_adapter(dir)
   end
   checkpoint.write_folder(dir, function(temporary)
     adapter.save(temporary, self.adapter, self.core)
-    checkpoint.save_value_head(temporary, self.core, self.core:params())
+    value_head.save(temporary, self.core, self.core:params())
   end)
 end
 
