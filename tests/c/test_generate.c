@@ -218,6 +218,42 @@ static void prefixes_are_computed_once(void **state) {
     tiny_free(&t);
 }
 
+// A pool without a block to spare: the same prompt again finds its last block held by itself.
+static void a_full_pool_is_enough(void **state) {
+    (void)state;
+    static case_request r[N_REQUESTS];
+    memset(r, 0, sizeof r);
+    make_requests(r);
+    rv_arch a = tiny_arch();
+    tiny t = new_model(&a);
+    rv_generator_options o = {.slots = 1,
+                              .max_tokens = r[1].n + r[1].max_new,
+                              .chunk = 64,
+                              .share = true,
+                              .banned = TINY_IMAGE};
+    o.blocks = (o.max_tokens + 63) / 64;
+    rv_generator *g;
+    rv_err e = {0};
+    must(rv_generator_new(&g, t.m, &o, &e), &e);
+    int32_t first[MAX_NEW];
+    for (int round = 0; round < 3; round++) {
+        rv_request q = request_of(&r[1], 1, NULL);
+        int slot;
+        must(rv_generator_submit(g, &q, &slot, &e), &e);
+        while (rv_generator_answer(g, slot)->finish == RV_RUNNING) {
+            must(rv_generator_step(g, &e), &e);
+        }
+        const rv_answer *answer = rv_generator_answer(g, slot);
+        if (round == 0) {
+            memcpy(first, answer->ids, (size_t)answer->n * sizeof *first);
+        }
+        assert_memory_equal(first, answer->ids, (size_t)answer->n * sizeof *first);
+        rv_generator_vacate(g, slot);
+    }
+    rv_generator_free(g, true);
+    tiny_free(&t);
+}
+
 static void changed_weights_empty_the_cache(void **state) {
     (void)state;
     static case_request r[N_REQUESTS];
@@ -321,6 +357,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_hang_on_the_request_alone),
         cmocka_unit_test(prefixes_are_computed_once),
+        cmocka_unit_test(a_full_pool_is_enough),
         cmocka_unit_test(changed_weights_empty_the_cache),
         cmocka_unit_test(ends_where_it_should),
         cmocka_unit_test(bad_requests_are_refused),
