@@ -96,7 +96,6 @@ end
 ---@field changes string[][] { name, text } in order
 ---@field values table the options
 ---@field verb string
----@field named boolean the verb was given
 ---@field progress rl4vlm.Progress
 ---@field one_slot boolean|nil an episode depends on the one before it in its slot
 ---@field folder string|nil the run's folder, once there is one
@@ -136,7 +135,8 @@ function Call:only(allowed)
   end
   for name in pairs(self.values) do
     if type(name) == "string" and not set[name] then
-      usage(("--%s does not go with %s"):format(name, self.values.resume and "--resume" or self.verb))
+      local resumed = self.values.resume and name ~= "resume"
+      usage(("--%s does not go with %s"):format(name, resumed and "--resume" or self.verb))
     end
   end
 end
@@ -170,7 +170,7 @@ local function call_of(recipe, args)
   elseif values[2] and verb ~= "report" or values[3] then
     usage(("unknown word '%s' after %s"):format(values[verb == "report" and 3 or 2], verb))
   end
-  local self = setmetatable({ base = recipe, values = values, verb = verb, named = values[1] ~= nil }, Call)
+  local self = setmetatable({ base = recipe, values = values, verb = verb }, Call)
   self.changes = changes_of(verb, values)
   self.recipe = self:changed(self.changes)
   self.progress = progress.new()

@@ -73,6 +73,7 @@ describe("the command", function()
     { "eval --env-steps 5", "--env-steps does not go with eval" },
     { "eval twice", "unknown word 'twice' after eval" },
     { "report", "report wants a run's folder: report DIR" },
+    { "eval --resume DIR", "--resume does not go with eval" },
     { "--resume DIR --seed 4", "--seed does not go with --resume" },
   }
   for _, case in ipairs(wrong) do

@@ -27,20 +27,27 @@ local function timeless(dir)
   return lines
 end
 
-describe("a run killed with -9 and resumed", function()
-  it("writes what a run that lived writes", function()
-    local work = assert(fs.tempdir("resume_spec"))
-    finally(function()
-      fs.remove_tree(work)
-    end)
-    local model = tiny.make(work .. "/tiny", { words_of("numberline") })
-    local rl4vlm = ("OMP_NUM_THREADS=1 %s recipes/numberline.lua"):format(host.exe)
+describe("a run", function()
+  local work, model, rl4vlm
+  lazy_setup(function()
+    work = assert(fs.tempdir("resume_spec"))
+    model = tiny.make(work .. "/tiny", { words_of("numberline") })
+    rl4vlm = ("OMP_NUM_THREADS=1 %s recipes/numberline.lua"):format(host.exe)
+  end)
+  lazy_teardown(function()
+    fs.remove_tree(work)
+  end)
+
+  -- Runs the program to its end, or to what `prefix` does to it.
+  local function command(words, prefix)
+    local ok, _, status = os.execute(("%s %s %s >%s/log 2>&1"):format(prefix or "", rl4vlm, words, work))
+    return ok, status
+  end
+
+  it("killed with -9 and resumed writes what a run that lived writes", function()
     local options = ("--model %s --env-steps 96 --seed 11 --set schedule.rollout=32 --set "
       .. "schedule.eval_episodes=6 --set schedule.eval_every=2 --set sampling.max_new_tokens=12 "
       .. "--set algorithm.minibatch=16"):format(model)
-    local function command(words, prefix)
-      return (os.execute(("%s %s %s >%s/log 2>&1"):format(prefix or "", rl4vlm, words, work)))
-    end
     assert.is_true(command(("%s --out %s/a"):format(options, work)), fs.read_file(work .. "/log"))
     local done, kills = nil, 0
     for i = 1, 60 do
@@ -62,5 +69,20 @@ describe("a run killed with -9 and resumed", function()
     for i = 1, #a do
       assert.equal(0, a[i]["training/rollout_probs_diff_max"])
     end
+  end)
+
+  it("stopped by Ctrl-C says so, with status 130, and goes on", function()
+    local dir = work .. "/c"
+    local options = ("--model %s --env-steps 64000 --out %s --set schedule.rollout=32 --set "
+      .. "schedule.eval_every=0 --set sampling.max_new_tokens=12"):format(model, dir)
+    local seconds = 1
+    repeat -- on a busy machine it takes a while to the first checkpoint
+      local _, status = command(fs.exists(dir) and "--resume " .. dir or options,
+        ("timeout --preserve-status -s INT %d env"):format(seconds))
+      assert.equal(130, status, fs.read_file(work .. "/log"))
+      seconds = seconds * 2
+    until fs.exists(dir .. "/checkpoints/0")
+    assert.is_truthy(fs.read_file(work .. "/log"):find("stopped by Ctrl%-C; go on with %-%-resume"))
+    assert.is_true(command(("--resume %s --env-steps 32"):format(dir)), fs.read_file(work .. "/log"))
   end)
 end)
