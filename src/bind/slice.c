@@ -80,7 +80,7 @@ static rv_slice *from_table(lua_State *L, int arg) {
     }
     int64_t count;
     int ndim = read_shape(L, -1, dim, &count);
-    size_t n;
+    size_t n = 0;
     lua_getfield(L, arg, "data"); // [dtype, shape, data]
     const char *data = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
     size_t wanted = (size_t)count * rv_dtype_size(type);
