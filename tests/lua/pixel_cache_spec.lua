@@ -1,0 +1,35 @@
+local pixel_cache = require "rl4vlm.pixel_cache"
+
+local function picture(name)
+  return { hash = function() return name end }
+end
+
+describe("the cache of pixels", function()
+  it("makes each image once", function()
+    local made = 0
+    local pixels = pixel_cache.new(function()
+      made = made + 1
+      return ("x"):rep(10)
+    end)
+    local first = pixels(picture "a")
+    assert.equal(first, pixels(picture "a"))
+    pixels(picture "b")
+    assert.equal(2, made)
+  end)
+
+  it("keeps what is asked for and forgets the rest", function()
+    local made = {}
+    local half = setmetatable({}, { __len = function() return 90 * 1024 * 1024 end })
+    local pixels = pixel_cache.new(function(image)
+      made[image.hash()] = (made[image.hash()] or 0) + 1
+      return half
+    end)
+    for i = 1, 5 do
+      pixels(picture "kept")
+      pixels(picture(tostring(i)))
+    end
+    assert.equal(1, made.kept)
+    pixels(picture "1")
+    assert.equal(2, made["1"])
+  end)
+end)
