@@ -5,7 +5,8 @@ local M = {}
 ---@class rl4vlm.Core
 local Core = {}
 
----Makes a model with all memory planned and taken; parameters are zero until set.
+---Makes a model. Its memory, all of it, is taken by the first call that needs it, so adapters are added before
+---parameters are set; those are zero until then.
 ---@param arch table  see src/vlm/arch.h; models/*.lua make it
 ---@param options? table  device, threads, store, train, ...
 ---@return rl4vlm.Core
@@ -66,10 +67,19 @@ function Core:grad_norm() end
 ---@return number norm  before clipping
 function Core:adamw(options) end
 
----Scores samples; the outputs are one node on the tape.
----@param samples table[]
----@param options? table
----@return table outputs  logprobs, entropies, values, hidden, offsets
+---@class rl4vlm.core.Sample
+---@field ids integer[]            prompt, image tokens in place; 0-based ids
+---@field answer? integer[]
+---@field pixels? rl4vlm.Slice[]   (3, S, S) for each image, F32
+---@field positions? integer[]     asks for other pairs than the answer's tokens: tokens, from 1, behind which
+---@field targets? integer[]       these ids are looked at
+---@field hidden? integer[]        positions of hidden states; default: the prompt's last
+
+---Scores samples; the outputs are one node on the tape. `values` is the value at the prompt's last token, with
+---`every_value` in front of each answer token; `value_grad` scales what enters the backbone.
+---@param samples rl4vlm.core.Sample[]
+---@param options? {temperature?: number, grad?: boolean, entropy?: boolean, values?: boolean, every_value?: boolean, hidden?: boolean, value_grad?: number}
+---@return {logprobs: rl4vlm.Tensor, entropies?: rl4vlm.Tensor, values?: rl4vlm.Tensor, hidden?: rl4vlm.Tensor, offsets: integer[]}
 function Core:score(samples, options) end
 
 ---Untempered logits of every position.
