@@ -34,8 +34,9 @@ typedef struct {
 #define MR 6
 #endif
 
-#if defined(__AVX512BF16__) && VL == 16
-// One 32-bit word holds the bf16 of steps 2t (low half) and 2t + 1.
+#if (defined(__AVX512BF16__) && VL == 16) || defined(RV_WORDS)
+// One 32-bit word holds the bf16 of steps 2t (low half) and 2t + 1. RV_WORDS: a test builds it so
+// where the instruction is missing.
 typedef uint32_t pair_t;
 #define PAIR_WIDTH 1
 #else
@@ -73,6 +74,9 @@ RV_INLINE void prefetch_b(const tile_kind kind, const void *b, int64_t i, const 
 RV_INLINE vf pair_fma(const pair_t *a, vu b, vf acc) {
 #if defined(__AVX512BF16__) && VL == 16
     return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)*a), (__m512bh)b);
+#elif defined(RV_WORDS)
+    acc = vfma((vf)((vu){0} + (*a & 0xffff0000u)), (vf)(b & 0xffff0000u), acc);
+    return vfma((vf)((vu){0} + (*a << 16)), (vf)(b << 16), acc);
 #else
     acc = vfma(vsplat(a[1]), (vf)(b & 0xffff0000u), acc);
     return vfma(vsplat(a[0]), (vf)(b << 16), acc);
