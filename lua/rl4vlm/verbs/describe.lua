@@ -45,10 +45,12 @@ local function leaves(data)
   return table.concat(lines, "\n")
 end
 
+local PLAN = { "weights", "gradients", "optimizer", "activations", "kv_cache", "scratch", "reference", "total" }
+
 local function plan_text(plan)
   local lines = {}
-  for _, key in ipairs(suggest.keys(plan)) do
-    if type(plan[key]) == "number" then
+  for _, key in ipairs(PLAN) do
+    if plan[key] then
       lines[#lines + 1] = ("  %-28s %10.1f MiB"):format(key, plan[key] / 2 ^ 20)
     end
   end
