@@ -100,7 +100,7 @@ class Loop:
 def data(model, n, prompt, image_tokens, seed=0):
     g = torch.Generator().manual_seed(seed)
     size = model.config.vision_config.image_size
-    ids = torch.randint(3, 500, (n, prompt), generator=g)
+    ids = torch.randint(4, 390, (n, prompt), generator=g)
     ids[:, 10 : 10 + image_tokens] = model.config.image_token_id
     return ids, torch.randn(n, 3, size, size, generator=g)
 
@@ -166,7 +166,7 @@ def main():
                 report("generate/hand-written", SLOTS * ANSWER / s, "tokens/s", median=SLOTS * ANSWER / med, **tag)
                 report("decode/hand-written", SLOTS * (ANSWER - 1) / loop.decode_seconds, "tokens/s", **tag)
         model = model.float()
-    answer = torch.randint(3, 500, (SLOTS, ANSWER))
+    answer = torch.randint(4, 390, (SLOTS, ANSWER))
     loop = Loop(model)
     optimizer = torch.optim.AdamW([*model.parameters(), *value_head.parameters()], lr=1e-5)
     score = torch.compile(loop.score) if a.compile else loop.score

@@ -41,7 +41,7 @@ end
 local function request(model, stream)
   local ids = {}
   for i = 1, options.prompt do
-    ids[i] = stream:int(3, 499)
+    ids[i] = stream:int(4, 389)
   end
   for i = 11, 10 + model.image_tokens do
     ids[i] = model.image_token

@@ -37,7 +37,8 @@ rv_status rv_cpu_ctx_new(rv_ctx **out, int device, int threads, rv_err *e) {
         return RV_FAIL(e, RV_EARG, "cpu: there is only device 0, asked for %d", device);
     }
     if (threads < 0 || threads > RV_MAX_THREADS) {
-        return RV_FAIL(e, RV_EARG, "cpu: threads must be 0 (all) to %d, got %d", RV_MAX_THREADS, threads);
+        return RV_FAIL(e, RV_EARG, "cpu: threads must be 0 (all) to %d, got %d", RV_MAX_THREADS,
+                       threads);
     }
     rv_ctx *c = calloc(1, sizeof *c);
     if (c) {

@@ -1,12 +1,12 @@
 // pool.c - the CPU's threads: parts of a job are claimed one by one, by workers and by the caller.
 //
-// A worker that the machine gives no time costs nothing: the caller claims its parts too, and waits only
-// for parts that somebody is running. (libgomp's barriers wait for every thread: on a busy machine, and
-// after fork, for ever.) Workers spin for some microseconds after a job, then sleep.
+// A worker that the machine gives no time costs nothing: the caller claims its parts too, and waits
+// only for parts that somebody is running. (libgomp's barriers wait for every thread: on a busy
+// machine, and after fork, for ever.) Workers spin for some microseconds after a job, then sleep.
 //
-// `job` holds what a claim must see at once: the job's number (32 bits), its parts and the next part
-// (16 bits each). Whoever moves `next` on by one owns that part, and the job stays what it is until all
-// parts are done: so fn and arg are read only after a claim.
+// `job` holds what a claim must see at once: the job's number (32 bits), its parts and the next
+// part (16 bits each). Whoever moves `next` on by one owns that part, and the job stays what it is
+// until all parts are done: so fn and arg are read only after a claim.
 #include "pool.h"
 
 #include <pthread.h>

@@ -13,6 +13,6 @@ rv_pool *rv_pool_new(int threads);
 /// Ends and joins the workers; NULL is fine.
 void rv_pool_free(rv_pool *p);
 
-/// Runs fn(arg, 0 .. parts - 1, parts), each part once, on the workers and the caller; returns when all
-/// are done. One job at a time; `parts` up to 65535. In a forked child the caller does it all.
+/// Runs fn(arg, 0 .. parts - 1, parts), each part once, on the workers and the caller; returns when
+/// all are done. One job at a time; `parts` up to 65535. In a forked child the caller does it all.
 void rv_pool_run(rv_pool *p, int parts, rv_team_fn *fn, void *arg);

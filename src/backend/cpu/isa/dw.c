@@ -12,7 +12,7 @@
 #include "fn.h"
 
 enum {
-    CHUNK = 256,              // rows copied at a time, even
+    CHUNK = 256,            // rows copied at a time, even
     STRIP = CHUNK * MR + 16 // floats of a strip of X, not a multiple of the caches' ways
 };
 

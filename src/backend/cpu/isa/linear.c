@@ -144,8 +144,13 @@ static void product_group(const product *g, const sums *to, const void *rounded,
     const size_t size = (size_t)(RV_PANEL * all) * rv_dtype_size(g->store);
     for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += STEPS) {
         for (int64_t i = 0; i < panels; i++) {
-            tile t = {.c = to->c[i], .ldc = to->ldc[i], .a = g->x + row0 * g->k, .ar = g->k,
-                      .at = 1, .ldb = RV_PANEL, .steps = all - s0 < STEPS ? all - s0 : STEPS,
+            tile t = {.c = to->c[i],
+                      .ldc = to->ldc[i],
+                      .a = g->x + row0 * g->k,
+                      .ar = g->k,
+                      .at = 1,
+                      .ldb = RV_PANEL,
+                      .steps = all - s0 < STEPS ? all - s0 : STEPS,
                       .load = s0 > 0};
             if (g->paired) {
                 t.a = rounded;
@@ -266,9 +271,14 @@ static void block_group(const block *k, int64_t p, int64_t panels) {
 static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, int64_t p0,
                       int64_t p1) {
     const bool two = b->lora.panels != NULL;
-    block k = {.b = b, .row0 = row0, .rows = rows, .work = work, .plain = is_plain(b),
+    block k = {.b = b,
+               .row0 = row0,
+               .rows = rows,
+               .work = work,
+               .plain = is_plain(b),
                .lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t),
-               .wide = widens(&b->main, rows), .wide_lora = two && widens(&b->lora, rows)};
+               .wide = widens(&b->main, rows),
+               .wide_lora = two && widens(&b->lora, rows)};
     prepare_rows(&b->main, work, row0, rows);
     if (two) {
         prepare_rows(&b->lora, k.lora_work, row0, rows);
