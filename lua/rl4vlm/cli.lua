@@ -193,6 +193,7 @@ function M.run(recipe, args)
       return 0
     end
   end
+  collectgarbage("setpause", 125) -- frames and pixels are large: a heap that doubles is memory that a model lacks
   local deferred = host.defer_interrupt(true)
   local call
   local ok, err = xpcall(function()

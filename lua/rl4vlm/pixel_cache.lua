@@ -1,7 +1,7 @@
 -- pixel_cache.lua - preprocessed images, kept by content within a budget of memory.
 local M = {}
 
-local budget = 160 * 1024 * 1024 -- bytes; twice as much is held at the most
+local budget = 64 * 1024 * 1024 -- bytes; twice as much is held at the most
 
 ---Makes a function image -> pixels that remembers. Two generations: what has not been asked for since
 ---the older one was filled is forgotten.

@@ -10,10 +10,13 @@ local suggest = require "rl4vlm.suggest"
 
 local M = {}
 
+local COLLECT = 64 -- answers
+
 -- Lets the generator run until nothing is left to do. `next_request(i)` gives slot i's next request
--- or nil; `take(i, reply)` gets its answer.
+-- or nil; `take(i, reply)` gets its answer. Frames are large and look small to Lua's collector, so it
+-- is called now and then.
 local function drive(generator, count, next_request, take)
-  local ready = {}
+  local ready, taken = {}, 0
   for i = 1, count do
     ready[i] = i
   end
@@ -36,6 +39,10 @@ local function drive(generator, count, next_request, take)
     for _, reply in ipairs(generator:step()) do
       take(reply.key, reply)
       ready[#ready + 1] = reply.key
+      taken = taken + 1
+      if taken % COLLECT == 0 then
+        collectgarbage()
+      end
     end
     if host.interrupted() then
       error("interrupted!", 0)

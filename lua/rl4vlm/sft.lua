@@ -83,6 +83,7 @@ function M.run(o)
         ["perf/peak_bytes"] = host.peak_rss() or json.null,
       }
     end
+    collectgarbage() -- frames are large and look small to Lua's collector
     if host.interrupted() then
       error("interrupted!", 0)
     end
