@@ -339,6 +339,7 @@ local function check(ok, err)
   if not ok then
     error(err, 0)
   end
+  return ok
 end
 
 -- The files beside the weights that make a folder complete.
@@ -353,14 +354,23 @@ local function is_companion(name)
   return companions[name] or name:match("^LICENSE") or name:match("^NOTICE")
 end
 
----Copies tokenizer, processor and generation files as they are, and config.json.
-function Checkpoint:write_companions(dir)
-  check(fs.write_atomic(dir .. "/config.json", self.config_text))
+---Keeps the companions' contents: a run that went on from its own checkpoint drops that folder in time,
+---and still writes whole ones.
+function Checkpoint:hold_companions()
+  self.companions = {}
   for _, name in ipairs(fs.list(self.dir) or {}) do
     local stat = is_companion(name) and fs.stat(self.dir .. "/" .. name)
     if stat and stat.type == "file" then
-      check(fs.copy_file(self.dir .. "/" .. name, dir .. "/" .. name))
+      self.companions[name] = check(fs.read_file(self.dir .. "/" .. name))
     end
+  end
+end
+
+---Writes tokenizer, processor and generation files as they were, and config.json.
+function Checkpoint:write_companions(dir)
+  check(fs.write_atomic(dir .. "/config.json", self.config_text))
+  for name, bytes in pairs(self.companions) do
+    check(fs.write_atomic(dir .. "/" .. name, bytes))
   end
 end
 

@@ -197,6 +197,7 @@ local function start(self, options, init)
   self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
   self.core = core.new(source.arch, o)
   source:match(self.core:params())
+  source:hold_companions()
   self.adapter = attach(self, options, self.opened_adapter)
   memory.check(self.core:plan(), o)
   fill(self, options, init)

@@ -81,8 +81,16 @@ describe("a run", function()
         ("timeout --preserve-status -s INT %d env"):format(seconds))
       assert.equal(130, status, fs.read_file(work .. "/log"))
       seconds = seconds * 2
-    until fs.exists(dir .. "/checkpoints/0")
+    until #(fs.list(dir .. "/checkpoints") or {}) > 0
     assert.is_truthy(fs.read_file(work .. "/log"):find("stopped by Ctrl%-C; go on with %-%-resume"))
-    assert.is_true(command(("--resume %s --env-steps 32"):format(dir)), fs.read_file(work .. "/log"))
+    local newest = 0
+    for _, name in ipairs(fs.list(dir .. "/checkpoints")) do
+      newest = math.max(newest, math.tointeger(tonumber(name)) or 0)
+    end
+    -- far enough that the checkpoint which the run went on from is dropped
+    local steps = (newest + 4) * 32
+    assert.is_true(command(("--resume %s --env-steps %d"):format(dir, steps)), fs.read_file(work .. "/log"))
+    assert.equal(newest + 4, #timeless(dir))
+    assert.is_true(fs.exists(("%s/checkpoints/%d/model/tokenizer.json"):format(dir, newest + 4)))
   end)
 end)
