@@ -44,6 +44,11 @@ function M.list(path) end
 ---@return string? err
 function M.rename(from, to) end
 
+---True for a pipe or a device (/dev/stdout): it can only be written to as it is.
+---@param path string
+---@return boolean
+function M.is_stream(path) end
+
 ---Removes a file or an empty folder.
 ---@param path string
 ---@return true?

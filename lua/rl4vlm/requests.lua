@@ -286,14 +286,19 @@ end
 local ReplyFile = {}
 ReplyFile.__index = ReplyFile
 
----A file of replies, written under a temporary name; it stands in the order of the requests.
+---A file of replies, written under a temporary name (a device or pipe as it is); it stands in the
+---order of the requests.
 ---@param path string
 ---@return rl4vlm.ReplyFile
 function M.replies(path)
-  local temporary = ("%s.tmp.%d"):format(path, require("rl4vlm.host").pid())
-  local file, err = io.open(temporary, "wb")
+  local stat = fs.stat(path)
+  if stat and stat.type == "folder" then
+    error(("cannot write %s: Is a directory"):format(path), 0)
+  end
+  local temporary = not fs.is_stream(path) and ("%s.tmp.%d"):format(path, require("rl4vlm.host").pid()) or nil
+  local file, err, code = io.open(temporary or path, "wb")
   if not file then
-    error(err, 0)
+    error(("cannot write %s: %s"):format(path, code and err:match(": ([^:]*)$") or err), 0)
   end
   return setmetatable({ path = path, temporary = temporary, file = file, waiting = {}, next = 1 }, ReplyFile)
 end
@@ -316,7 +321,7 @@ end
 ---Puts the finished file in its place.
 function ReplyFile:commit()
   local ok, err = self.file:close()
-  if ok then
+  if ok and self.temporary then
     ok, err = fs.rename(self.temporary, self.path)
   end
   if not ok then
@@ -327,10 +332,10 @@ end
 
 ---Drops the file unless it was committed.
 function ReplyFile:close()
+  if io.type(self.file) == "file" then
+    self.file:close()
+  end
   if self.temporary then
-    if io.type(self.file) == "file" then
-      self.file:close()
-    end
     fs.remove(self.temporary)
   end
 end

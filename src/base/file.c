@@ -52,19 +52,38 @@ void rv_map_close(rv_map *m) {
     *m = (rv_map){NULL, 0};
 }
 
+bool rv_is_stream(const char *path) {
+    struct stat st;
+    static const char *const fds[] = {"/dev/std", "/dev/fd/", "/proc/"};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (strncmp(path, fds[i], strlen(fds[i])) == 0) {
+            return true; // a link to an open file, which may be a regular one
+        }
+    }
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
 rv_status rv_atomic_open(rv_atomic *a, const char *path, rv_err *e) {
     *a = (rv_atomic){NULL, NULL, NULL};
+    struct stat st;
+    bool stream = rv_is_stream(path);
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        errno = EISDIR;
+        return fail_errno(e, "cannot write", path);
+    }
     size_t n = strlen(path), cap = n + 32;
     a->path = rv_strndup(path, n);
-    a->temp = malloc(cap);
-    if (!a->path || !a->temp) {
+    a->temp = stream ? NULL : malloc(cap);
+    if (!a->path || (!stream && !a->temp)) {
         rv_atomic_abort(a);
         return RV_FAIL(e, RV_ENOMEM, "out of memory while opening %s", path);
     }
-    snprintf(a->temp, cap, "%s.tmp.%ld", path, (long)getpid());
-    a->f = fopen(a->temp, "wb");
+    if (!stream) {
+        snprintf(a->temp, cap, "%s.tmp.%ld", path, (long)getpid());
+    }
+    a->f = fopen(stream ? path : a->temp, "wb");
     if (!a->f) {
-        rv_status s = fail_errno(e, "cannot write", a->temp);
+        rv_status s = fail_errno(e, "cannot write", path);
         rv_atomic_abort(a);
         return s;
     }
@@ -78,11 +97,11 @@ static void release(rv_atomic *a) {
 }
 
 rv_status rv_atomic_commit(rv_atomic *a, rv_err *e) {
-    bool ok = fflush(a->f) == 0 && !ferror(a->f) && fsync(fileno(a->f)) == 0;
+    bool ok = fflush(a->f) == 0 && !ferror(a->f) && (!a->temp || fsync(fileno(a->f)) == 0);
     int why = errno;
     ok = fclose(a->f) == 0 && ok;
     a->f = NULL;
-    if (ok && rename(a->temp, a->path) == 0) {
+    if (ok && (!a->temp || rename(a->temp, a->path) == 0)) {
         release(a);
         return RV_OK;
     }
@@ -97,8 +116,8 @@ rv_status rv_atomic_commit(rv_atomic *a, rv_err *e) {
 void rv_atomic_abort(rv_atomic *a) {
     if (a->f) {
         fclose(a->f);
-        unlink(a->temp);
-    } else if (a->temp) {
+    }
+    if (a->temp) {
         unlink(a->temp);
     }
     release(a);

@@ -22,11 +22,15 @@ typedef struct {
 rv_status rv_map_open(rv_map *m, const char *path, rv_err *e);
 void rv_map_close(rv_map *m);
 
-// A file being written under a temporary name beside its own.
+// A file being written under a temporary name beside its own; a device or pipe has none (temp NULL).
 typedef struct {
     FILE *f;
     char *path, *temp;
 } rv_atomic;
+
+/// True for a pipe or a device (/dev/stdout): it is written to as it is, since a rename would put a
+/// file in its place.
+bool rv_is_stream(const char *path);
 
 /// Opens `path` for an atomic write. Errors: RV_EFILE.
 rv_status rv_atomic_open(rv_atomic *a, const char *path, rv_err *e);

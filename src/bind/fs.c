@@ -55,6 +55,12 @@ static const char *type_name(mode_t mode) {
     return S_ISREG(mode) ? "file" : S_ISDIR(mode) ? "folder" : "other";
 }
 
+// fs.is_stream(path) -> boolean
+static int fs_is_stream(lua_State *L) {
+    lua_pushboolean(L, rv_is_stream(luaL_checkstring(L, 1)));
+    return 1;
+}
+
 // fs.stat(path) -> {type, size, mtime, inode} | nil, err
 static int fs_stat(lua_State *L) {
     const char *path = luaL_checkstring(L, 1);
@@ -325,6 +331,7 @@ int luaopen_rv_fs(lua_State *L) {
         {"realpath", fs_realpath},
         {"remove", fs_remove},
         {"remove_tree", fs_remove_tree},
+        {"is_stream", fs_is_stream},
         {"rename", fs_rename},
         {"stat", fs_stat},
         {"sync_dir", fs_sync_dir},

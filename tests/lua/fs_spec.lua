@@ -21,6 +21,16 @@ describe("fs", function()
     assert.matches("^%d+ %d+", fs.read_file("/proc/self/statm")) -- a file that says it is empty
   end)
 
+  it("writes to a device as it is, and puts no file in its place", function()
+    assert.is_true(fs.is_stream("/dev/null"))
+    assert.same({ nil, "cannot write /dev/full: No space left on device" }, { fs.write_atomic("/dev/full", "x") })
+    assert.equal("other", fs.stat("/dev/full").type)
+    assert.same({ nil, ("cannot write %s: Is a directory"):format(dir) }, { fs.write_atomic(dir, "x") })
+    assert.is_true(fs.is_stream("/dev/stdout"))
+    assert.is_false(fs.is_stream("/dev/shm/file"))
+    assert.same({}, fs.list(dir))
+  end)
+
   it("knows what is where", function()
     fs.write_atomic(dir .. "/f", "12345")
     local stat = fs.stat(dir .. "/f")

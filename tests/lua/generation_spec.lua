@@ -207,6 +207,16 @@ describe("the tools", function()
     assert.equal(one, fs.read_file(dir .. "/a.jsonl"))
   end)
 
+  it("write to a device as it is, and to no folder", function()
+    write { { id = 1, prompt_ids = { 1, 2 }, answer_ids = { 3 } } }
+    local full = "score DIR/model --in DIR/q.jsonl --threads 1 "
+    assert.same({ 1, "rl4vlm: score: cannot write /dev/full: No space left on device\n" }, { tool(full .. "--out /dev/full") })
+    assert.same({ 1, "rl4vlm: score: /dev/full: cannot write /dev/full: No space left on device\n" },
+      { tool(full .. "--out DIR/a.jsonl --grads /dev/full") })
+    assert.equal("other", fs.stat("/dev/full").type)
+    assert.same({ 1, "rl4vlm: score: cannot write DIR: Is a directory\n" }, { tool(full .. "--out DIR") })
+  end)
+
   it("name file, line and field of what is wrong, and leave no file", function()
     local cases = {
       { "{", "line: wanted a JSON object, came " },
