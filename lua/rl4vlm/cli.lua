@@ -1,6 +1,7 @@
 -- cli.lua - `rl4vlm RECIPE.lua VERB OPTIONS`: words in, exit status out.
 --
 -- 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. Progress goes to stderr, results to stdout.
+local explain = require "rl4vlm.explain"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local options = require "rl4vlm.options"
@@ -199,11 +200,7 @@ function M.run(recipe, args)
   local ok, err = xpcall(function()
     call = call_of(recipe, args)
     require("rl4vlm.verbs." .. call.verb).run(call)
-  end, function(e)
-    -- a message that begins with a place in our Lua is a surprise: say how it came there
-    local ours = type(e) == "string" and e:find("^[^\n:]+%.lua:%d+:") and not e:find("\nstack traceback:")
-    return ours and debug.traceback(e, 2) or e
-  end)
+  end, explain)
   host.defer_interrupt(deferred)
   if ok then
     return 0

@@ -2,6 +2,7 @@
 --
 -- A field is { kind = NAME, default = VALUE [, optional = true] }. Kinds check values that a recipe
 -- gives and read the text that --set gives, as the type that it replaces.
+local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local schedule = require "rl4vlm.schedule"
 
@@ -149,6 +150,12 @@ function M.choice(words)
   }
 end
 
+-- ` (did you mean "x"?)` where a text is near one of the words that a kind takes.
+local function hint(kind, value)
+  local near = kind.words and type(value) == "string" and host.nearest(value, kind.words)
+  return near and (" (did you mean %s?)"):format(json.encode(near)) or ""
+end
+
 ---How a value looks in a message.
 ---@param value any
 ---@return string
@@ -176,7 +183,7 @@ function M.check(field, value)
   local kind = kind_of(field)
   local kept = kind.check(value)
   if kept == nil then
-    return nil, ("wanted %s, got %s"):format(kind.wanted, M.show(value))
+    return nil, ("wanted %s, got %s%s"):format(kind.wanted, M.show(value), hint(kind, value))
   end
   return kept
 end

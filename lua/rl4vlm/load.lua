@@ -60,7 +60,7 @@ local FROZEN = { train = false, value_head = false, slots = 0 }
 ---@param settings rl4vlm.Settings
 ---@return boolean
 function M.needs_reference(settings)
-  return settings.algorithm.kl_coef > 0 and settings.lora.r == 0
+  return (settings.algorithm.kl_coef or 0) > 0 and settings.lora.r == 0
 end
 
 ---The frozen start that the KL penalty looks at, where one is needed.

@@ -68,10 +68,12 @@ function M.resolve(name)
     dir = find(host.root .. "/models/" .. name)
   end
   if not dir then
+    local built_in = M.built_in()
+    local near = host.nearest(name, built_in)
     error(fs.exists(name)
       and ("%s: wanted a model's folder with config.json in it, or a run with a checkpoint"):format(name)
-      or ("no model '%s': wanted a folder, a run, or a built-in model (%s)"):format(name,
-        table.concat(M.built_in(), ", ")), 0)
+      or ("no model '%s'%s: wanted a folder, a run, or a built-in model (%s)"):format(name,
+        near and (" (did you mean '%s'?)"):format(near) or "", table.concat(built_in, ", ")), 0)
   end
   return dir
 end

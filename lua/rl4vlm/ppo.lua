@@ -39,6 +39,8 @@ M.fields = {
   max_log_ratio = { kind = "positive", default = 20.0 },
   -- how far token probabilities may differ between sampling and first scoring: nothing on the CPU
   max_probs_diff = { kind = "not_negative", default = 0.0 },
+  -- a loss of the recipe's own instead of M.loss, with what that takes and gives
+  loss = { kind = "callable", optional = true },
 }
 
 ---log pi of each sample: the weighted sum of its answer's token log-probabilities (fp64 sums).

@@ -176,7 +176,10 @@ function Recipe:set(name, text)
     env[option] = value
     copy.changes.env = env
     return copy
-  elseif not field or field.group then
+  elseif field and field.group then
+    fail(self.name, name, ("wanted one of its members, such as %s"):format(
+      ({ env = "env.rules", algorithm = "algorithm.clip" })[name] or name .. ".KEY"))
+  elseif not field then
     local names = known_names(algorithm)
     table.move({ "answer.cot", "answer.parse", "env.rules" }, 1, 3, #names + 1, names)
     fail(self.name, nil, suggest.unknown("field", name, names))

@@ -9,6 +9,7 @@
 --     best                 which checkpoint was best on held-out episodes
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
+local safetensors = require "rl4vlm.safetensors"
 
 local M = {}
 
@@ -175,13 +176,34 @@ function Run:checkpoints()
   return list
 end
 
----The newest checkpoint's number and state; nil when there is none.
+-- The state of a checkpoint whose files are whole: their headers tell how long they must be.
+local function whole_state(dir)
+  local state = read_json(dir .. "/state.json")
+  if not fs.exists(dir .. "/optimizer.safetensors") then
+    error(dir .. "/optimizer.safetensors: wanted a file, found none", 0)
+  end
+  for _, folder in ipairs { dir, dir .. "/model" } do
+    for _, name in ipairs(fs.list(folder) or {}) do
+      if name:find("%.safetensors$") then
+        safetensors.open(folder .. "/" .. name)
+      end
+    end
+  end
+  return state
+end
+
+---The newest checkpoint that can be read: its number and state; nil when there is none.
+---@param unreadable fun(n: integer, err: string)|nil told of newer ones that are torn
 ---@return integer|nil n, table|nil state
-function Run:latest()
+function Run:latest(unreadable)
   local list = self:checkpoints()
-  local n = list[#list]
-  if n then
-    return n, read_json(self:path(("checkpoints/%d/state.json"):format(n)))
+  for i = #list, 1, -1 do
+    local ok, state = pcall(whole_state, self:path("checkpoints/" .. list[i]))
+    if ok then
+      return list[i], state
+    elseif unreadable then
+      unreadable(list[i], (tostring(state):gsub("^[^\n]-%.lua:%d+: ", "")))
+    end
   end
 end
 

@@ -34,7 +34,7 @@ M.list = {
   { "sampling.top_p", kind = "share", default = 1.0 },
   { "sampling.min_p", kind = "share", default = 0.0 },
   { "sampling.max_new_tokens", kind = "count", default = 256 },
-  { "algorithm", kind = "table", group = true },
+  { "algorithm", kind = "table", group = true, optional = true }, -- only to train
   { "optimizer.beta1", kind = "share", default = 0.9 },
   { "optimizer.beta2", kind = "share", default = 0.95 },
   { "optimizer.eps", kind = "positive", default = 1e-8 },

@@ -2,6 +2,7 @@
 --
 -- Training, evaluation and `play` all go through here. Random numbers hang on (seed, split, episode,
 -- step) and on nothing else, so what an episode is does not depend on the slot that plays it.
+local kinds = require "rl4vlm.kinds"
 local rng = require "rl4vlm.rng"
 local split = require "rl4vlm.split"
 
@@ -196,7 +197,8 @@ function Slot:shape(reward, step)
     state = self.info.state,
   })
   if type(shaped) ~= "number" or shaped ~= shaped then
-    error(("recipe: reward: wanted a number, got %s"):format(tostring(shaped)), 0)
+    error(("recipe %s: reward: wanted a number, got %s"):format(self.shared.settings.name,
+      shaped ~= shaped and "nan" or kinds.show(shaped)), 0)
   end
   return shaped
 end

@@ -1,4 +1,5 @@
 -- tool_main.lua - what the tools of -m share: options, help, errors, exit statuses.
+local explain = require "rl4vlm.explain"
 local options = require "rl4vlm.options"
 
 local M = {}
@@ -36,17 +37,6 @@ local function check(tool, o)
     end
   end
   return tool.check and tool.check(o)
-end
-
--- Our own failures keep their traceback; what a user can mend needs none, nor the line of ours that met it.
-local function explain(message)
-  local said = type(message) == "string" and message:match("^[^\n]-%.lua:%d+: (.*)$")
-  if not said then
-    return message
-  elseif said:match("^attempt to ") or said:match("^bad argument ") or said:match("^calling '") then
-    return debug.traceback(message, 2)
-  end
-  return said
 end
 
 ---Runs a tool.

@@ -165,6 +165,16 @@ end
 ---@field update integer number of the update
 ---@field stop fun(): boolean|nil asked between minibatches
 
+-- A loss of the recipe's own may leave something out.
+local function check_parts(parts)
+  for _, name in ipairs { "policy", "value", "entropy", "log_ratio" } do
+    if type(parts) ~= "table" or not parts[name] then
+      error(("algorithm.loss: wanted the loss and a table of its parts with %s, as ppo.loss gives them")
+        :format(name), 0)
+    end
+  end
+end
+
 -- One minibatch: score, loss, guards, backward, step. Returns the mean KL to the old policy.
 local function minibatch(u, steps, advantages, where, sums)
   local o, settings = u.settings.algorithm, u.settings
@@ -180,7 +190,8 @@ local function minibatch(u, steps, advantages, where, sums)
     sums.diff_max, sums.diff_mean = probs_diff(out, batch)
     check_first(where, sums.diff_max, o)
   end
-  local loss, parts = u.loss.loss(out, batch, o)
+  local loss, parts = (o.loss or u.loss.loss)(out, batch, o)
+  check_parts(parts)
   local log_ratios = parts.log_ratio:detach():tolist()
   guard(where, loss:item(), log_ratios, o)
   local kl = measure(sums, parts, log_ratios, o)

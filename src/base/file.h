@@ -22,7 +22,7 @@ typedef struct {
 rv_status rv_map_open(rv_map *m, const char *path, rv_err *e);
 void rv_map_close(rv_map *m);
 
-// A file being written under a temporary name beside its own; a device or pipe has none (temp NULL).
+// A file being written under a temporary name beside its own; a stream has none (temp NULL).
 typedef struct {
     FILE *f;
     char *path, *temp;

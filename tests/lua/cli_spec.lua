@@ -69,7 +69,12 @@ describe("the command", function()
     { "--temperature 0", "sampling.temperature: wanted a number above 0 for training, got 0" },
     { "--slots 5", "recipe walk: slots: wanted a divisor of schedule.rollout (32), got 5" },
     { "--device cuda", 'recipe walk: device: wanted "auto" or "cpu", got "cuda"' },
-    { "--dtype fp8", 'recipe walk: dtype: wanted "auto" or "fp32" or "bf16" or "fp16", got "fp8"' },
+    { "--dtype fp15", 'recipe walk: dtype: wanted "auto" or "fp32" or "bf16" or "fp16", got "fp15" '
+      .. '(did you mean "fp16"?)' },
+    { "--samples 5", "--samples does not go with train" },
+    { "sft --env-steps 5", "--env-steps does not go with sft" },
+    { "--resume DIR --samples 5", "--samples does not go with --resume" },
+    { "--set env=walk", "recipe walk: env: wanted one of its members, such as env.rules" },
     { "eval --env-steps 5", "--env-steps does not go with eval" },
     { "eval twice", "unknown word 'twice' after eval" },
     { "report", "report wants a run's folder: report DIR" },
@@ -137,6 +142,9 @@ describe("the command", function()
     assert.equal(0, run("--resume " .. dir))
     assert.is_truthy(err:find("is finished: 2 updates, 64 steps", 1, true))
     assert.equal(metrics, fs.read_file(dir .. "/metrics.jsonl"))
+    local manifest = fs.read_file(dir .. "/manifest.json")
+    assert.equal(0, run(("--resume %s --env-steps 32 --threads 1"):format(dir)))
+    assert.equal(manifest, fs.read_file(dir .. "/manifest.json")) -- a finished run stays as it is
     assert.equal(1, run("--out " .. dir))
     assert.is_truthy(err:find("holds a run already", 1, true))
     assert.equal(0, run(("--resume %s --env-steps 96 --json"):format(dir)))
@@ -160,13 +168,31 @@ describe("the command", function()
     assert.equal(metrics, again)
   end)
 
+  it("goes back to the checkpoint before a torn one", function()
+    local dir = work .. "/torn"
+    assert.equal(0, run("--env-steps 96 --out " .. dir))
+    local metrics = fs.read_file(dir .. "/metrics.jsonl"):gsub('"timing.-,', ""):gsub('"perf.-,', "")
+    assert(fs.truncate(dir .. "/checkpoints/3/optimizer.safetensors", 5))
+    assert.equal(0, run("--resume " .. dir))
+    assert.is_truthy(err:find(("%s: checkpoint 3 cannot be read, going back: %s/checkpoints/3/optimizer.safetensors: ")
+      :format(dir, dir), 1, true))
+    assert.is_truthy(err:find("from update 2", 1, true))
+    local again = fs.read_file(dir .. "/metrics.jsonl"):gsub('"timing.-,', ""):gsub('"perf.-,', "")
+    assert.equal(metrics, again)
+    assert(fs.write_atomic(dir .. "/manifest.json", "{}"))
+    assert.equal(1, run("--resume " .. dir))
+    assert.equal(("rl4vlm: %s/manifest.json: wanted a run's manifest with kind, recipe and changes\n"):format(dir), err)
+  end)
+
   it("learns from demonstrations, and resumes that", function()
     local changes = { sft = { samples = 64, batch = 16, checkpoint_every = 2 } }
     local dir = work .. "/sft"
     assert.equal(0, run("sft --json --out " .. dir, fake.recipe(changes)))
     assert.equal(64, result().samples)
-    assert.equal(0, run("sft --resume " .. dir, fake.recipe(changes)))
+    local first = result()
+    assert.equal(0, run(("sft --json --resume %s"):format(dir), fake.recipe(changes)))
     assert.is_truthy(err:find("is finished: 64 samples", 1, true))
+    assert.same(first, result())
     assert.equal(2, run("train --resume " .. dir, fake.recipe(changes)))
     assert.is_truthy(err:find("is a run of sft: go on with it by `sft --resume`", 1, true))
   end)

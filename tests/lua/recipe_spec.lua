@@ -90,6 +90,7 @@ describe("recipe", function()
     { { thought_weight = "0.5" },
       'recipe demo: thought_weight: wanted a number of 0 or more, got "0.5"' },
     { { fallback = "none" }, 'recipe demo: fallback: wanted "legal" or "all", got "none"' },
+    { { fallback = "legl" }, 'recipe demo: fallback: wanted "legal" or "all", got "legl" (did you mean "legal"?)' },
     { { by_model = { x = { foo = 1 } } }, "recipe demo: unknown field 'foo'" },
   }
   for _, case in ipairs(bad) do
@@ -99,6 +100,13 @@ describe("recipe", function()
       end, case[2], 1, true)
     end)
   end
+
+  it("needs an algorithm only to train", function()
+    local t = given()
+    t.algorithm, t.by_model = nil, nil
+    assert.same({}, rl.recipe(t):resolve().algorithm)
+    assert.is_false(require("rl4vlm.load").needs_reference(rl.recipe(t):resolve()))
+  end)
 
   it("names what is missing", function()
     local t = given()

@@ -149,6 +149,30 @@ describe("training", function()
     assert.equal(0, (run.open(dir):latest()))
   end)
 
+  it("takes a loss of the recipe's own", function()
+    local ppo = require "rl4vlm.ppo"
+    local function lines_of(name, loss)
+      local dir = work .. "/" .. name
+      trainer(dir, fake.recipe():with { algorithm = { loss = loss }, schedule = { env_steps = 64 } }:resolve()):train()
+      return timeless(dir)
+    end
+    local plain_lines = lines_of("loss_default")
+    assert.same(plain_lines, lines_of("loss_same", function(out, batch, o)
+      return ppo.loss(out, batch, o)
+    end))
+    local other = lines_of("loss_other", function(out, batch, o)
+      local loss, parts = ppo.loss(out, batch, o)
+      return loss + 0.1 * out.values:square():mean(), parts
+    end)
+    assert.equal(plain_lines[1]["actor/pg_loss"], other[1]["actor/pg_loss"])
+    assert.not_equal(plain_lines[2]["critic/vf_loss"], other[2]["critic/vf_loss"])
+    assert.error_matches(function()
+      lines_of("loss_bad", function(out, batch, o)
+        return (ppo.loss(out, batch, o))
+      end)
+    end, "algorithm.loss: wanted the loss and a table of its parts with policy, as ppo.loss gives them", 1, true)
+  end)
+
   it("stops where scoring differs from sampling", function()
     local t = trainer(work .. "/differs", fake.recipe():resolve(), function(model)
       local real = model.logprobs

@@ -74,31 +74,8 @@ local function learn(call, folder, settings, model, state)
   }
 end
 
----@param call rl4vlm.Call
-function M.run(call)
-  local folder, settings, n, state
-  if call.values.resume then
-    folder, settings = train_verb.reopen(call, "sft")
-    call.folder = folder.dir
-    n, state = folder:latest()
-  else
-    settings = train_verb.settings(call)
-    run.refuse_old(call.values.out)
-  end
-  if n and state.samples >= settings.sft.samples then
-    call.progress:say("%s is finished: %d samples", folder.dir, state.samples)
-    return
-  end
-  local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
-  local model = load.model(settings, checkpoint or settings.model,
-    { train = true, resumed = n ~= nil, slots = 16 })
-  folder = folder or train_verb.begin(call, "sft", settings)
-  call.folder = folder.dir
-  folder:cut_back(state)
-  state = state or { update = 0, samples = 0 }
-  learn(call, folder, settings, model, state)
-  local line = evaluate(folder, settings, model, state)
-  report.write(folder)
+-- What a run came to, with the figures of its last evaluation.
+local function conclude(call, folder, state, line)
   local result = { verb = "sft", run = folder.dir, samples = state.samples }
   for key, value in pairs(line) do
     result[key:match("^val/(.*)$") or key] = value
@@ -108,6 +85,35 @@ function M.run(call)
       state.samples, progress.figure(result.success_rate), progress.figure(result.read_right_rate),
       progress.figure(result.invalid_rate))
   end)
+end
+
+---@param call rl4vlm.Call
+function M.run(call)
+  local folder, settings, n, state
+  if call.values.resume then
+    folder, settings = train_verb.reopen(call, "sft")
+    call.folder = folder.dir
+    n, state = train_verb.newest(call, folder)
+  else
+    settings = train_verb.settings(call, "sft")
+    run.refuse_old(call.values.out)
+  end
+  local last = n and folder:lines("evaluations.jsonl")
+  if last and state.samples >= settings.sft.samples and #last > 0 and last[#last].update == n then
+    call.progress:say("%s is finished: %d samples", folder.dir, state.samples)
+    return conclude(call, folder, state, last[#last])
+  end
+  local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
+  local model = load.model(settings, checkpoint or settings.model,
+    { train = true, resumed = n ~= nil, slots = 16 })
+  folder = train_verb.begin(call, "sft", settings, folder)
+  call.folder = folder.dir
+  folder:cut_back(state)
+  state = state or { update = 0, samples = 0 }
+  learn(call, folder, settings, model, state)
+  local line = evaluate(folder, settings, model, state)
+  report.write(folder)
+  conclude(call, folder, state, line)
 end
 
 return M

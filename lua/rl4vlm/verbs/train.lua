@@ -10,10 +10,17 @@ local train = require "rl4vlm.train"
 
 local M = {}
 
+-- What a new run and one that goes on take, beside what is its kind's alone.
 local OPTIONS = {
-  "model", "adapter", "out", "seed", "env-steps", "episodes", "slots", "threads", "device",
-  "temperature", "dtype", "set", "force", "data", "samples",
+  "model", "adapter", "out", "seed", "episodes", "slots", "threads", "device", "temperature", "dtype", "set",
 }
+local RESUME = { "resume", "threads", "force" }
+local OWN = { train = { "env-steps" }, sft = { "samples" } }
+local OWN_NEW = { train = { "env-steps", "force" }, sft = { "samples", "data", "force" } }
+
+local function only(call, shared, own)
+  call:only(table.move(own, 1, #own, #shared + 1, { table.unpack(shared) }))
+end
 
 -- Settings that no recipe can mean.
 local function check(call, settings)
@@ -34,10 +41,12 @@ end
 ---@param kind "train"|"sft"
 ---@return rl4vlm.Run, rl4vlm.Settings
 function M.reopen(call, kind)
-  call:only { "resume", "env-steps", "threads", "force", "samples" }
+  only(call, RESUME, OWN[kind])
   local folder = run.open(call.values.resume)
   local m = folder.manifest
-  if m.kind ~= kind then
+  if type(m.recipe) ~= "table" or type(m.changes) ~= "table" or type(m.kind) ~= "string" then
+    error(("%s/manifest.json: wanted a run's manifest with kind, recipe and changes"):format(folder.dir), 0)
+  elseif m.kind ~= kind then
     call.usage(("%s: is a run of %s: go on with it by `%s --resume`"):format(folder.dir, m.kind, m.kind))
   end
   local changes = table.move(m.changes, 1, #m.changes, 1, json.list {})
@@ -51,25 +60,41 @@ function M.reopen(call, kind)
   local fresh = manifest.new(kind, settings, changes)
   if #call.changes > 0 or #different > 0 then
     m.recipe, m.changes, m.hashes = fresh.recipe, fresh.changes, fresh.hashes
-    folder:write_manifest()
   end
   return folder, settings
 end
 
+---The newest checkpoint that can be read; says which could not.
+---@param call rl4vlm.Call
+---@param folder rl4vlm.Run
+---@return integer|nil n, table|nil state
+function M.newest(call, folder)
+  return folder:latest(function(n, err)
+    call.progress:say("%s: checkpoint %d cannot be read, going back: %s", folder.dir, n, err)
+  end)
+end
+
 ---The settings of a new run.
 ---@param call rl4vlm.Call
+---@param kind "train"|"sft"
 ---@return rl4vlm.Settings
-function M.settings(call)
-  call:only(OPTIONS)
+function M.settings(call, kind)
+  only(call, OPTIONS, OWN_NEW[kind])
   return call:settings(call.recipe)
 end
 
----Makes the folder of a new run: when its model has loaded, so that nothing is left of a false start.
+---Makes the folder of a new run, or writes what has changed into that of an old one: when its model
+---has loaded, so that nothing is left of a false start.
 ---@param call rl4vlm.Call
 ---@param kind "train"|"sft"
 ---@param settings rl4vlm.Settings
+---@param old rl4vlm.Run|nil
 ---@return rl4vlm.Run
-function M.begin(call, kind, settings)
+function M.begin(call, kind, settings, old)
+  if old then
+    old:write_manifest()
+    return old
+  end
   local dir = call.values.out or run.next_free(kind == "train" and settings.name
     or settings.name .. "-" .. kind)
   return run.create(dir, manifest.new(kind, settings, call.changes))
@@ -125,9 +150,9 @@ function M.run(call)
   if call.values.resume then
     folder, settings = M.reopen(call, "train")
     call.folder = folder.dir
-    n, state = folder:latest()
+    n, state = M.newest(call, folder)
   else
-    settings = M.settings(call)
+    settings = M.settings(call, "train")
     check(call, settings)
     run.refuse_old(call.values.out)
   end
@@ -138,7 +163,7 @@ function M.run(call)
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
   local model = load.model(settings, checkpoint or settings.model, { train = true, resumed = n ~= nil })
   local reference = load.reference(settings)
-  folder = folder or M.begin(call, "train", settings)
+  folder = M.begin(call, "train", settings, folder)
   call.folder = folder.dir
   call.progress:say("%s: %s on %s, %d updates of %d steps%s", folder.dir, settings.name, settings.model,
     train.updates(settings), settings.schedule.rollout, n and (", from update %d"):format(n) or "")

@@ -6,6 +6,7 @@
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
 local rng = require "rl4vlm.rng"
+local safetensors = require "rl4vlm.safetensors"
 local tensor = require "rl4vlm.tensor"
 
 local M = {}
@@ -145,11 +146,11 @@ function Optimizer:step(o)
 end
 
 function Optimizer:save(path)
-  assert(fs.write_atomic(path, json.encode { moment = json.list(self.moment), steps = self.steps }))
+  safetensors.write(path, {}, { state = json.encode { moment = json.list(self.moment), steps = self.steps } })
 end
 
 function Optimizer:load(path)
-  local saved = json.decode(assert(fs.read_file(path)))
+  local saved = json.decode(safetensors.open(path):metadata("state"))
   self.moment, self.steps = saved.moment, saved.steps
 end
 
