@@ -2,7 +2,6 @@
 --
 -- A source gives samples without end: next() -> { before, after, image, answer }. What sample i is
 -- depends on the seed and on i alone, so a resumed run goes on with the same ones.
-local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
 local rng = require "rl4vlm.rng"
 local rollout = require "rl4vlm.rollout"
@@ -105,100 +104,6 @@ function Mixture:restore(saved)
   for i, part in ipairs(self.parts) do
     part.source:restore(saved.parts[i])
   end
-end
-
-local File = {}
-File.__index = File
-
-local function refuse(path, number, wanted, came)
-  error(("%s, line %d: wanted %s, got %s"):format(path, number, wanted, came), 0)
-end
-
-local function shown(value)
-  local text = json.encode(value)
-  return #text > 60 and text:sub(1, 57) .. "..." or text
-end
-
--- One line of the LLaVA conversation form: an image, a human turn that holds <image>, a gpt turn.
-local function check_line(path, number, line)
-  local item, err = json.decode(line)
-  if type(item) ~= "table" then
-    refuse(path, number, "a JSON object", err or shown(item))
-  end
-  local turns = item.conversations
-  if type(item.image) ~= "string" then
-    refuse(path, number, 'a path under "image"', shown(item.image))
-  elseif type(turns) ~= "table" or #turns ~= 2 or turns[1].from ~= "human" or turns[2].from ~= "gpt"
-    or type(turns[1].value) ~= "string" or type(turns[2].value) ~= "string" then
-    refuse(path, number, 'two "conversations", from "human" and from "gpt"', shown(turns))
-  end
-  return item
-end
-
--- Text before and after the place of the image; at the front where none is marked.
-local function halves(path, number, text)
-  local first, last = text:find("\n?<image>\n?")
-  if not first then
-    return "", text
-  elseif text:find("<image>", last + 1, true) then
-    refuse(path, number, "one <image>", "more")
-  end
-  return text:sub(1, first - 1), text:sub(last + 1)
-end
-
----Demonstrations of a JSONL file, each once a pass, in an order drawn anew for each pass. Image
----paths are relative to the file.
----@param path string
----@param seed integer
----@return table source
-function M.file(path, seed)
-  local text, err = fs.read_file(path)
-  if not text then
-    error(err, 0)
-  end
-  local items, number = {}, 0
-  for line in (text .. "\n"):gmatch("([^\n]*)\n") do
-    number = number + 1
-    if line:find("%S") then
-      local item = check_line(path, number, line)
-      local before, after = halves(path, number, item.conversations[1].value)
-      items[#items + 1] = { before = before, after = after, image = item.image,
-        answer = item.conversations[2].value }
-    end
-  end
-  if #items == 0 then
-    error(path .. ": no demonstrations in it", 0)
-  end
-  local folder = path:match("^(.*)/[^/]*$") or "."
-  return setmetatable({ items = items, folder = folder, seed = seed, count = 0 }, File)
-end
-
-function File:next()
-  local image = require "rl4vlm.image"
-  local pass, at = self.count // #self.items, self.count % #self.items
-  if not self.order or at == 0 then
-    self.order = {}
-    for i = 1, #self.items do
-      self.order[i] = i
-    end
-    rng.new(self.seed, "data", pass, 1):shuffle(self.order)
-  end
-  self.count = self.count + 1
-  local item = self.items[self.order[at + 1]]
-  local path = item.image:find("^/") and item.image or self.folder .. "/" .. item.image
-  local picture, err = image.load(path)
-  if not picture then
-    error(err, 0)
-  end
-  return { before = item.before, after = item.after, image = picture, answer = item.answer }
-end
-
-function File:save()
-  return { count = self.count }
-end
-
-function File:restore(saved)
-  self.count, self.order = saved.count, nil
 end
 
 return M

@@ -10,16 +10,19 @@ local M = {}
 
 ---Token ids of a demonstration: its prompt as the model's chat has it, its answer with an end.
 ---@param model table
----@param sample table { before, after, image, answer }
+---@param sample table { before, after, image or nil, answer, history = messages before or nil }
 ---@return table { ids, images, answer }
 function M.encode(model, sample)
-  local content = {}
+  local content, messages = {}, table.move(sample.history or {}, 1, #(sample.history or {}), 1, {})
   if sample.before ~= "" then
     content[1] = { type = "text", text = sample.before }
   end
-  content[#content + 1] = { type = "image", image = sample.image }
+  if sample.image then
+    content[#content + 1] = { type = "image", image = sample.image }
+  end
   content[#content + 1] = { type = "text", text = sample.after }
-  local text, images = model:chat { { role = "user", content = content } }
+  messages[#messages + 1] = { role = "user", content = content }
+  local text, images = model:chat(messages)
   local answer = model.tokenizer:encode(sample.answer, { special = false })
   answer[#answer + 1] = model.eos[1]
   return { ids = model:prompt(text, images), images = images, answer = answer }

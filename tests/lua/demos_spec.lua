@@ -1,4 +1,5 @@
 package.path = "tests/lua/?.lua;" .. package.path
+local conversations = require "rl4vlm.conversations"
 local demos = require "rl4vlm.demos"
 local fake = require "support.fake"
 local fs = require "rl4vlm.fs"
@@ -75,43 +76,70 @@ describe("demonstrations", function()
 
   it("come from LLaVA conversations, each once a pass", function()
     local path = file(line("<image>\nWhat?", "a") .. "\n" .. line("Look: <image> so?", "b") .. line("No mark", "c"))
-    local source = demos.file(path, 3)
+    local source = conversations.open(path, 3)
     local pass = take(source, 3)
     table.sort(pass)
     assert.same({ "Look: | so?|b", "|No mark|c", "|What?|a" }, pass)
     local width = source:next().image:size()
     assert.equal(8, width)
-    local resumed = demos.file(path, 3)
+    local resumed = conversations.open(path, 3)
     resumed:restore(source:save())
     assert.same(take(source, 5), take(resumed, 5))
   end)
 
+  it("come from every turn of a conversation, and from text alone", function()
+    local turns = {}
+    for i, text in ipairs { "Hi", "yes", "Look <image>!", "red", "Sure?", "sure" } do
+      turns[i] = { from = i % 2 == 1 and "human" or "gpt", value = text }
+    end
+    local source = conversations.open(file(json.encode { image = "red.png", conversations = turns } .. "\n"
+      .. json.encode { conversations = { turns[1], turns[2] } }), 3)
+    local seen = {}
+    for i = 1, 4 do
+      local sample = source:next()
+      local words = {}
+      for _, message in ipairs(sample.history) do
+        for _, part in ipairs(message.content) do
+          words[#words + 1] = part.text or "[image]"
+        end
+      end
+      seen[i] = ("%s|%s|%s|%s|%s"):format(table.concat(words, ","), sample.before, sample.image and "[image]" or "",
+        sample.after, sample.answer)
+    end
+    table.sort(seen)
+    assert.same({ "Hi,yes,Look ,[image],!,red|||Sure?|sure", "Hi,yes|Look |[image]|!|red", "|||Hi|yes", "|||Hi|yes" },
+      seen)
+  end)
+
   local bad = {
     { "nonsense\n", "line 1: wanted a JSON object, got" },
-    { "{}\n", 'line 1: wanted a path under "image", got null' },
-    { '\n{"image": "red.png"}\n', 'line 2: wanted two "conversations", from "human" and from "gpt", got null' },
-    { '{"image": "red.png", "conversations": [{"from": "gpt", "value": "x"}]}\n', "line 1: wanted two" },
+    { '\n{"image": "red.png"}\n', 'line 2: wanted "conversations" in turns, from "human" and from "gpt", got null' },
+    { '{"conversations": [{"from": "gpt", "value": "x"}]}\n', 'line 1: wanted "conversations" in turns' },
+    { '{"conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]}\n',
+      'line 1: wanted a path under "image", got null' },
+    { '{"image": "none.png", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "x"}]}\n',
+      "/none.png, which is not there" },
     { "\n\n", "no demonstrations in it" },
   }
   for _, case in ipairs(bad) do
     it("refuse: " .. case[2], function()
       assert.error_matches(function()
-        demos.file(file(case[1]), 1)
+        conversations.open(file(case[1]), 1)
       end, case[2], 1, true)
     end)
   end
   it("refuse two images, and a picture that is not there", function()
     assert.error_matches(function()
-      demos.file(file(line("<image> <image>", "a")), 1)
-    end, "line 1: wanted one <image>, got more", 1, true)
+      conversations.open(file(line("<image> <image>", "a")), 1)
+    end, "line 1: wanted one <image>, got 2", 1, true)
     assert.error_matches(function()
-      demos.file(work .. "/none.jsonl", 1)
+      conversations.open(work .. "/none.jsonl", 1)
     end, "none.jsonl", 1, true)
-    fs.remove(work .. "/gone.png")
-    local source = demos.file(file((line("q", "a"):gsub("red", "gone"))), 1)
+    assert(fs.write_atomic(work .. "/torn.png", "no picture"))
+    local source = conversations.open(file((line("q", "a"):gsub("red", "torn"))), 1)
     assert.error_matches(function()
       source:next()
-    end, "gone.png", 1, true)
+    end, "data.jsonl, line 1: ", 1, true)
   end)
 end)
 

@@ -1,4 +1,5 @@
 -- verbs/sft.lua - `sft`: learns from an expert's demonstrations, or from a file of them.
+local conversations = require "rl4vlm.conversations"
 local demos = require "rl4vlm.demos"
 local evaluation = require "rl4vlm.eval"
 local host = require "rl4vlm.host"
@@ -15,7 +16,7 @@ local M = {}
 
 local function source_of(settings)
   if settings.sft.data then
-    return demos.file(settings.sft.data, settings.seed)
+    return conversations.open(settings.sft.data, settings.seed)
   end
   return demos.expert(settings)
 end
@@ -40,9 +41,8 @@ local function evaluate(folder, settings, model, state)
   return figures
 end
 
-local function learn(call, folder, settings, model, state)
+local function learn(call, folder, settings, model, state, source)
   local optimizer = model:optimizer(settings.optimizer)
-  local source = source_of(settings)
   if state.source then
     optimizer:load(("%s/checkpoints/%d/optimizer.safetensors"):format(folder.dir, state.update))
     source:restore(state.source)
@@ -106,11 +106,12 @@ function M.run(call)
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
   local model = load.model(settings, checkpoint or settings.model,
     { train = true, resumed = n ~= nil, slots = 16 })
+  local source = source_of(settings)
   folder = train_verb.begin(call, "sft", settings, folder)
   call.folder = folder.dir
   folder:cut_back(state)
   state = state or { update = 0, samples = 0 }
-  learn(call, folder, settings, model, state)
+  learn(call, folder, settings, model, state, source)
   local line = evaluate(folder, settings, model, state)
   report.write(folder)
   conclude(call, folder, state, line)
