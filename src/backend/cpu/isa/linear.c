@@ -137,6 +137,17 @@ typedef struct {
     int64_t ldc[GROUP];
 } sums;
 
+// What follows steps s0.. of panel i of a group that begins at `panels`: the next panel's same
+// steps, or the first one's next.
+static const void *next_steps(const product *g, const char *panels, size_t size, int64_t s0,
+                              int64_t i, int64_t n) {
+    int64_t s = i + 1 < n ? s0 : s0 + STEPS;
+    if (s >= steps_of(g)) {
+        return panels + (size_t)n * size; // the next group
+    }
+    return panels + (size_t)((i + 1) % n) * size + (size_t)(s * RV_PANEL) * rv_dtype_size(g->store);
+}
+
 // Rows row0.. of x times `panels` panels from p on. `rounded` holds those rows when paired.
 static void product_group(const product *g, const sums *to, const void *rounded, bool wide,
                           int64_t row0, int64_t rows, int64_t p, int64_t panels) {
@@ -156,7 +167,8 @@ static void product_group(const product *g, const sums *to, const void *rounded,
                 t.a = rounded;
                 t.ar = all / 2 * PAIR_WIDTH;
             }
-            const char *panel = g->panels + (size_t)(p + i) * size;
+            const char *group = g->panels + (size_t)p * size, *panel = group + (size_t)i * size;
+            t.next = wide ? NULL : next_steps(g, group, size, s0, i, panels);
             if (wide) {
                 tile_widened(&t, g, panel, s0, rows);
             } else {

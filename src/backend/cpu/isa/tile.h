@@ -23,11 +23,13 @@ typedef struct {
     int64_t ar, at; // strides of A along rows and steps
     int64_t ldb;    // of B's steps, in elements (pairs)
     int64_t steps;
-    bool load; // start from C instead of zero
+    bool load;        // start from C instead of zero
+    const void *next; // what B will be next time, or NULL: fetched while this one is multiplied
 } tile;
 
 // A register tile is MR rows by NC columns; sums of pairs need more registers beside it.
 #define NC (2 * VL)
+enum { MAX_NV = 8 }; // vectors of columns at once, of a single row
 #if VL == 16
 #define MR 12
 #else
@@ -60,9 +62,17 @@ RV_INLINE vf load_b(const tile_kind kind, const void *b, int64_t i) {
 // beyond its end is harmless.
 enum { AHEAD = 16 };
 
-RV_INLINE void prefetch_b(const tile_kind kind, const void *b, int64_t i, const int nv) {
+// Where a tile asks from: its own steps further on, or, when these are near already, a part of what
+// comes next, spread over the tiles so that memory has time.
+typedef struct {
+    uintptr_t from;
+    int shift; // a step's share of `next`'s steps: 1, 1/2, 1/4 ...
+} fetch;
+
+RV_INLINE void prefetch_b(const tile_kind kind, const fetch *f, int64_t s, int64_t ldb,
+                          const int nv) {
     const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
-    const char *p = (const char *)((uintptr_t)b + (uintptr_t)(i * size));
+    const char *p = (const char *)(f->from + (uintptr_t)((s >> f->shift) * ldb * size));
     RV_UNROLL
     for (int at = 0; at < nv * VL * size; at += 64) {
         __builtin_prefetch(p + at, 0, 3);
@@ -86,14 +96,14 @@ RV_INLINE vf pair_fma(const pair_t *a, vu b, vf acc) {
 // Strides of up to 12 rows from few base pointers: fewer registers than one a row.
 #define ROW(i) (((i) / 4 == 0 ? a0 : (i) / 4 == 1 ? a1 : a2) + (i) % 4 * ar)
 
-RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][4], const tile *t, const pair_t *a0,
-                          int64_t col) {
+RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][MAX_NV], const tile *t,
+                          const pair_t *a0, int64_t col, const fetch *f) {
     const uint32_t *b = (const uint32_t *)t->b + col;
     const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
     const pair_t *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
     for (int64_t s = 0; s < t->steps; s++) {
-        vu bv[4];
-        prefetch_b(B_PAIR, t->b, (s + AHEAD) * ldb + col, nv);
+        vu bv[MAX_NV];
+        prefetch_b(B_PAIR, f, s, ldb, nv);
         RV_UNROLL
         for (int v = 0; v < nv; v++) {
             memcpy(&bv[v], b + s * ldb + v * VL, sizeof bv[v]);
@@ -108,13 +118,13 @@ RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][4], const tile *t
     }
 }
 
-RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, vf acc[][4],
-                            const tile *t, const float *a0, int64_t col) {
+RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, vf acc[][MAX_NV],
+                            const tile *t, const float *a0, int64_t col, const fetch *f) {
     const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
     const float *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
     for (int64_t s = 0; s < t->steps; s++) {
-        vf bv[4];
-        prefetch_b(kind, t->b, (s + AHEAD) * ldb + col, nv);
+        vf bv[MAX_NV];
+        prefetch_b(kind, f, s, ldb, nv);
         RV_UNROLL
         for (int v = 0; v < nv; v++) {
             bv[v] = load_b(kind, t->b, s * ldb + col + v * VL);
@@ -132,8 +142,8 @@ RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, vf
 
 // mr rows, nv vectors of columns; mr, nv and kind are constants of each inlined copy.
 RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const tile *t,
-                        int64_t row, int64_t col) {
-    vf acc[MR][4];
+                        int64_t row, int64_t col, fetch f) {
+    vf acc[MR][MAX_NV];
     float *c = t->c + row * t->ldc + col;
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
@@ -143,9 +153,9 @@ RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const 
         }
     }
     if (kind == B_PAIR) {
-        steps_pair(mr, nv, acc, t, (const pair_t *)t->a + row * t->ar, col);
+        steps_pair(mr, nv, acc, t, (const pair_t *)t->a + row * t->ar, col, &f);
     } else {
-        steps_single(mr, nv, kind, acc, t, (const float *)t->a + row * t->ar, col);
+        steps_single(mr, nv, kind, acc, t, (const float *)t->a + row * t->ar, col, &f);
     }
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
@@ -156,51 +166,84 @@ RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const 
     }
 }
 
+static inline fetch fetch_ahead(const tile_kind kind, const tile *t, int64_t col) {
+    const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
+    return (fetch){(uintptr_t)t->b + (uintptr_t)((AHEAD * t->ldb + col) * size), 0};
+}
+
+// What tile number i of n in a column asks for: the last ones share the next column's steps.
+static inline fetch fetch_next(const tile_kind kind, const tile *t, int64_t col, int64_t cols,
+                               int64_t i, int64_t n) {
+    const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
+    int shift = n > 8 ? 3 : n > 4 ? 2 : n > 2 ? 1 : 0;
+    int64_t part = i - (n - ((int64_t)1 << shift));
+    bool inside = col + NC < cols;
+    if (n == 1 || part < 0 || (!inside && !t->next)) {
+        return fetch_ahead(kind, t, col);
+    }
+    uintptr_t from = inside ? (uintptr_t)t->b + (uintptr_t)((col + NC) * size) : (uintptr_t)t->next;
+    return (fetch){from + (uintptr_t)((part * t->steps >> shift) * t->ldb * size), shift};
+}
+
 // Full-height tiles of rows below `row`; returns the first row left over.
-RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col) {
-    int64_t row = 0;
+RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col,
+                              int64_t cols) {
+    int64_t row = 0, i = 0, n = (rows + MR - 1) / MR;
     if (kind != B_PAIR || PAIR_WIDTH == 1) {
         for (; row + MR <= rows; row += MR) {
-            tile_one(MR, 2, kind, t, row, col);
+            tile_one(MR, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
         }
     }
 #if MR > 8
     for (; row + 8 <= rows; row += 8) {
-        tile_one(8, 2, kind, t, row, col);
+        tile_one(8, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
 #endif
     for (; row + 4 <= rows; row += 4) {
-        tile_one(4, 2, kind, t, row, col);
+        tile_one(4, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
     return row;
+}
+
+// One to three rows: more columns at once keep enough chains in flight.
+RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64_t rows,
+                         int64_t cols) {
+    if (rows == 1 && cols % (4 * NC) == 0) {
+        for (int64_t col = 0; col < cols; col += 4 * NC) {
+            tile_one(1, 8, kind, t, row, col, fetch_ahead(kind, t, col));
+        }
+        return;
+    }
+    for (int64_t col = 0; col < cols; col += 2 * NC) {
+        switch (rows) {
+        case 3:
+            tile_one(3, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            break;
+        case 2:
+            tile_one(2, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            break;
+        case 1:
+            tile_one(1, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            break;
+        default:
+            break;
+        }
+    }
 }
 
 // Any number of rows; columns a multiple of NC.
 RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int64_t cols) {
     int64_t rest = 0;
     for (int64_t col = 0; col < cols; col += NC) {
-        rest = tile_column(kind, t, rows, col);
+        rest = tile_column(kind, t, rows, col, cols);
     }
-    // One to three rows: more columns at once keep enough chains in flight.
-    const bool wide = kind != B_PAIR && VL < 16 && cols % (2 * NC) == 0;
-    for (int64_t col = 0; wide && col < cols; col += 2 * NC) {
-        switch (rows - rest) {
-        case 3:
-            tile_one(3, 4, kind, t, rest, col);
-            break;
-        case 2:
-            tile_one(2, 4, kind, t, rest, col);
-            break;
-        case 1:
-            tile_one(1, 4, kind, t, rest, col);
-            break;
-        default:
-            break;
-        }
+    if (kind != B_PAIR && VL < 16 && cols % (2 * NC) == 0) {
+        tile_rest(kind, t, rest, rows - rest, cols);
+        return;
     }
-    for (int64_t col = 0; !wide && col < cols; col += NC) {
+    for (int64_t col = 0; col < cols; col += NC) {
         for (int64_t row = rest; row < rows; row++) {
-            tile_one(1, 2, kind, t, row, col);
+            tile_one(1, 2, kind, t, row, col, fetch_ahead(kind, t, col));
         }
     }
 }
