@@ -60,7 +60,10 @@ function M.new(kind, settings, changes)
   }
 end
 
----Where the recipe of now differs from the run's. `schedule.env_steps` may: a run can go on longer.
+-- What may differ: a run can go on longer, and with other threads.
+local FREE = { ["schedule.env_steps"] = true, ["sft.samples"] = true, threads = true }
+
+---Where the recipe of now differs from the run's in what may not.
 ---@param old table the manifest's recipe
 ---@param settings rl4vlm.Settings
 ---@return string[] dotted names
@@ -68,7 +71,7 @@ function M.differences(old, settings)
   local now = json.decode(json.encode(plain.of(settings)))
   local list = {}
   for _, name in ipairs(plain.differences(old, now)) do
-    if name ~= "schedule.env_steps" and name ~= "threads" then
+    if not FREE[name] then
       list[#list + 1] = name
     end
   end

@@ -5,6 +5,7 @@
 -- killed and resumed goes on bit for bit.
 local episodes = require "rl4vlm.episodes"
 local evaluation = require "rl4vlm.eval"
+local explain = require "rl4vlm.explain"
 local gae = require "rl4vlm.gae"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
@@ -299,10 +300,7 @@ function Trainer:train()
     if self.saved ~= self.state.update then
       self:save()
     end
-  end, function(message)
-    local ours = type(message) == "string" and message:find("^[^\n:]+%.lua:%d+:")
-    return ours and debug.traceback(message, 2) or message
-  end)
+  end, explain)
   if ok then
     return
   end

@@ -157,6 +157,13 @@ describe("the command", function()
     assert.equal(128, result().env_steps)
   end)
 
+  it("goes on longer than one short rollout", function()
+    local dir = work .. "/short"
+    assert.equal(0, run("--env-steps 16 --out " .. dir))
+    assert.equal(0, run(("--resume %s --env-steps 48 --json"):format(dir)), err)
+    assert.same({ 48, 3 }, { result().env_steps, result().update })
+  end)
+
   it("starts again where there is no complete checkpoint", function()
     local dir = work .. "/early"
     assert.equal(0, run("--env-steps 32 --json --out " .. dir))

@@ -93,4 +93,21 @@ describe("a run", function()
     assert.equal(newest + 4, #timeless(dir))
     assert.is_true(fs.exists(("%s/checkpoints/%d/model/tokenizer.json"):format(dir, newest + 4)))
   end)
+
+  it("of sft stopped by Ctrl-C saves its last step, and goes on", function()
+    local dir = work .. "/d"
+    local options = ("sft --model %s --out %s --samples 100000 --set sft.batch=4 --set sft.checkpoint_every=0 --set "
+      .. "schedule.eval_episodes=2 --set sampling.max_new_tokens=12"):format(model, dir)
+    local seconds = 1
+    repeat
+      local _, status = command(fs.exists(dir) and "sft --resume " .. dir or options,
+        ("timeout --preserve-status -s INT %d env"):format(seconds))
+      assert.equal(130, status, fs.read_file(work .. "/log"))
+      seconds = seconds * 2
+    until #(fs.list(dir .. "/checkpoints") or {}) > 0
+    local steps = #timeless(dir)
+    assert.is_true(fs.exists(("%s/checkpoints/%d/state.json"):format(dir, steps)))
+    assert.is_true(command(("sft --resume %s --samples %d"):format(dir, (steps + 2) * 4)), fs.read_file(work .. "/log"))
+    assert.equal(steps + 2, #timeless(dir))
+  end)
 end)

@@ -2,6 +2,7 @@
 local conversations = require "rl4vlm.conversations"
 local demos = require "rl4vlm.demos"
 local evaluation = require "rl4vlm.eval"
+local explain = require "rl4vlm.explain"
 local host = require "rl4vlm.host"
 local load = require "rl4vlm.load"
 local metrics = require "rl4vlm.metrics"
@@ -48,8 +49,13 @@ local function learn(call, folder, settings, model, state, source)
     source:restore(state.source)
   end
   local writer = tensorboard.open(folder.dir, folder:figures())
-  local every, total = settings.sft.checkpoint_every, settings.sft.samples
-  sft.run {
+  local every, total, saved = settings.sft.checkpoint_every, settings.sft.samples, state.update
+  local function keep()
+    call.progress:say("step %d  %d/%d samples  loss %.4f", state.update, state.samples, total, state.loss)
+    save(folder, settings, model, optimizer, state)
+    saved = state.update
+  end
+  local ok, err = xpcall(sft.run, explain, {
     model = model,
     optimizer = optimizer,
     source = source,
@@ -60,18 +66,23 @@ local function learn(call, folder, settings, model, state, source)
     max_grad_norm = settings.sft.max_grad_norm,
     from = state.samples,
     on_step = function(line)
-      state.update, state.samples, state.source = line.update, line.samples, source:save()
+      state.update, state.samples, state.source, state.loss = line.update, line.samples, source:save(), line["sft/loss"]
       folder:add("metrics.jsonl", line)
       writer:add(line)
       call.progress:show("step %d: %d/%d samples, loss %.4f", line.update, line.samples, total,
         line["sft/loss"])
-      if line.samples >= total or every > 0 and line.update % every == 0 or host.interrupted() then
-        call.progress:say("step %d  %d/%d samples  loss %.4f", line.update, line.samples, total,
-          line["sft/loss"])
-        save(folder, settings, model, optimizer, state)
+      if line.samples >= total or every > 0 and line.update % every == 0 then
+        keep()
       end
     end,
-  }
+  })
+  if not ok then
+    if tostring(err):find("interrupted!", 1, true) and saved ~= state.update then
+      host.clear_interrupt() -- a step that was broken off has touched no weights
+      keep()
+    end
+    error(err, 0)
+  end
 end
 
 -- What a run came to, with the figures of its last evaluation.

@@ -50,6 +50,11 @@ function M.reopen(call, kind)
     call.usage(("%s: is a run of %s: go on with it by `%s --resume`"):format(folder.dir, m.kind, m.kind))
   end
   local changes = table.move(m.changes, 1, #m.changes, 1, json.list {})
+  local old = m.recipe.schedule
+  if call.values["env-steps"] and old.rollout == old.env_steps then
+    -- a rollout that was cut to a short run's length stays what it was
+    changes[#changes + 1] = { "schedule.rollout", ("%d"):format(old.rollout) }
+  end
   table.move(call.changes, 1, #call.changes, #changes + 1, changes)
   local settings = call:settings(call:changed(changes))
   local different = manifest.differences(m.recipe, settings)
