@@ -12,13 +12,16 @@ local MARGIN = 64 -- tokens by which later prompts may be longer than the first
 
 -- Tokens that a prompt and its answer may take, from the prompt of a first state.
 local function max_tokens(settings, opened)
-  if settings.max_tokens > 0 then
-    return settings.max_tokens
-  end
   local s = slot.new(rollout.shared(settings, opened, "train", 1.0))
   s:begin(1)
-  local wanted = #s:prompt() + MARGIN + settings.sampling.max_new_tokens
-  return math.min(wanted, opened.arch.text.max_positions)
+  local prompt, answer, positions = #s:prompt(), settings.sampling.max_new_tokens, opened.arch.text.max_positions
+  local room = settings.max_tokens > 0 and settings.max_tokens or positions
+  if prompt + answer > room then
+    error(("sampling.max_new_tokens: wanted at most %d: a first prompt takes %d of %s, got %d"):format(
+      math.max(room - prompt, 0), prompt, settings.max_tokens > 0 and ("max_tokens %d"):format(room)
+        or ("the model's %d positions"):format(room), answer), 0)
+  end
+  return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions)
 end
 
 -- What vlm.load is asked for.

@@ -189,6 +189,10 @@ local function read_weights(line, where, answer)
 end
 
 local function parse(model, text, where, folder, number, answers)
+  local _, wrong = utf8.len(text)
+  if wrong then
+    fail(where, "line", "UTF-8 text", ("byte 0x%02X at %d"):format(text:byte(wrong), wrong))
+  end
   local line, err = json.decode(text)
   if type(line) ~= "table" or #line > 0 then
     fail(where, "line", "a JSON object", err or kind(line))

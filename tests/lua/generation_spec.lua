@@ -221,6 +221,7 @@ describe("the tools", function()
     local cases = {
       { "{", "line: wanted a JSON object, came " },
       { "[1]", "line: wanted a JSON object, came a list" },
+      { '{"prompt": "a\xff"}', "line: wanted UTF-8 text, came byte 0xFF at 14" },
       { { promt = "x" }, "unknown field 'promt' (did you mean 'prompt'?)" },
       { { id = 1 }, "prompt_ids: wanted one of prompt_ids, prompt, messages, came none" },
       { { prompt = "x", prompt_ids = { 1 } }, "prompt: wanted only one of prompt_ids, prompt, messages, came "

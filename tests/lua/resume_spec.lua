@@ -71,6 +71,17 @@ describe("a run", function()
     end
   end)
 
+  it("says before it begins that answers have no room", function()
+    local words = ("--model %s --out %s/e --set sampling.max_new_tokens=9999"):format(model, work)
+    local _, status = command(words)
+    assert.equal(1, status)
+    assert.matches("^rl4vlm: sampling%.max_new_tokens: wanted at most %d+: a first prompt takes %d+ of the model's %d+ "
+      .. "positions, got 9999\n$", fs.read_file(work .. "/log"))
+    command((words:gsub("9999", "12 --set max_tokens=13")))
+    assert.matches("wanted at most 0: a first prompt takes %d+ of max_tokens 13, got 12\n$", fs.read_file(work .. "/log"))
+    assert.is_false(fs.exists(work .. "/e"))
+  end)
+
   it("stopped by Ctrl-C says so, with status 130, and goes on", function()
     local dir = work .. "/c"
     local options = ("--model %s --env-steps 64000 --out %s --set schedule.rollout=32 --set "
