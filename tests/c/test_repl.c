@@ -110,8 +110,9 @@ static int wait_end(terminal *t) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-// Types the end of input until it is taken (a terminal between two modes drops it); returns the
-// exit status.
+// Types the end of input until it is taken; returns the exit status. The editor shows its prompt a
+// moment before it changes the terminal's mode, and what is typed between is bent: so the line is
+// cleared first.
 static int end_input(terminal *t) {
     type(t, "\x04");
     for (int i = 0; i < 20; i++) {
@@ -119,7 +120,7 @@ static int end_input(terminal *t) {
         if (poll(&in, 1, 250) > 0 && (in.revents & POLLHUP)) {
             break;
         }
-        (void)!write(t->fd, "\x04", 1);
+        (void)!write(t->fd, "\x15\x04", 2);
     }
     return wait_end(t);
 }
