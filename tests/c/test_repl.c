@@ -88,6 +88,7 @@ static void expect(terminal *t, const char *text) {
 // editing.
 static void type(terminal *t, const char *text) {
     expect(t, "> ");
+    poll(NULL, 0, 30); // the editor changes the terminal's mode just after it shows its prompt
     send_keys(t, text);
 }
 
