@@ -28,12 +28,12 @@ local STAGES = {
   { name = "text", samples = 32000, lr = 1e-3, first = 1, text = BATCH },
   { name = "read", samples = 16000, lr = 7e-4, first = 1, text = 16,
     mix = { points24 = 0.55, ezpoints = 0.15, blackjack = 0.15, numberline = 0.15 } },
-  { name = "play", samples = 40000, lr = 7e-4, first = 0.35, text = 16,
-    mix = { points24 = 0.5, ezpoints = 0.2, blackjack = 0.2, numberline = 0.1 } },
+  { name = "play", samples = 48000, lr = 7e-4, first = 0.3, text = 16,
+    mix = { points24 = 0.6, ezpoints = 0.15, blackjack = 0.15, numberline = 0.1 } },
 }
 local WARMUP, DECAY = 30, 0.4 -- optimiser steps; last share of a stage, over which the rate falls to 0
 local MOVES = { points24 = 9, ezpoints = 3, blackjack = 2, numberline = 2 } -- at most, from a first frame to another
-local RANDOM_MOVES = 0.1      -- of the moves that lead to a state; the demonstration stays the expert's
+local RANDOM_MOVES = 0.02     -- of the moves that lead to a state; the demonstration stays the expert's
 local EVEN_DEALS = 0.5        -- share of Points24 deals that are uniform over multisets, not over cards
 local LABEL_WEIGHT, BLANK_SHARE = 0.5, 0.15
 local VOCABULARY = 1024
