@@ -74,9 +74,18 @@ local function info_of(self)
   }
 end
 
+-- What a definition's own function gave is not what it must give.
+local function refuse(self, what, wanted, value)
+  error(("%s: %s: wanted %s, got %s"):format(self.name, what, wanted,
+    type(value) == "number" and tostring(value) or type(value)), 0)
+end
+
 local function observe(self)
   local obs = self.def.observe and self.def.observe(self, self.game) or {}
   obs.image = self.def.draw(self, self.game)
+  if type(obs.image) ~= "userdata" or getmetatable(obs.image).__name ~= "rl4vlm.Image" then
+    refuse(self, "draw", "an image", obs.image)
+  end
   return obs
 end
 
@@ -101,6 +110,9 @@ function Env:reset(args)
   local before = self.game
   local start = M.copy(args.start or {})
   local game = self.def.reset(self, stream(self, 0), start)
+  if type(game) ~= "table" then
+    refuse(self, "reset", "a game, a plain table", game)
+  end
   game.steps = check_integer(self.name, "start.steps", start.steps or game.steps or 0, 0, 1 << 30,
     2)
   game.total_reward = tonumber(start.total_reward) or 0
@@ -125,6 +137,9 @@ function Env:step(action)
   self.def.leave(self)
   local reward, terminated, truncated =
     self.def.step(self, game, action, stream(self, game.steps + 1))
+  if type(reward) ~= "number" or reward ~= reward or math.abs(reward) == math.huge then
+    refuse(self, "step", "a reward, a finite number", reward)
+  end
   game.steps = game.steps + 1
   game.total_reward = game.total_reward + reward
   if truncated and self.options.limit_terminates then
@@ -199,6 +214,34 @@ end
 
 local function nothing() end
 
+-- What a definition holds: the type of each field; the first five it cannot do without.
+local NEEDED = { "name", "actions", "reset", "step", "draw" }
+local DEFINITION = {
+  name = "string", actions = "table", reset = "function", step = "function", draw = "function",
+  options = "table", choices = "table", rules = "table", observe = "function", legal = "function",
+  expert = "function", answer_fields = "table", begin = "function", leave = "function", one_slot = "function",
+}
+
+local function check_definition(def)
+  for _, field in ipairs(NEEDED) do
+    if def[field] == nil then
+      error(("env.define: the definition lacks '%s'"):format(field), 3)
+    end
+  end
+  for field, value in pairs(def) do
+    if not DEFINITION[field] then
+      error("env.define: " .. suggest.unknown("field", field, suggest.keys(DEFINITION)), 3)
+    elseif type(value) ~= DEFINITION[field] then
+      error(("env.define: '%s' wants a %s, got a %s"):format(field, DEFINITION[field], type(value)), 3)
+    end
+  end
+  for i = 1, math.max(#def.actions, 1) do
+    if type(def.actions[i]) ~= "string" then
+      error(("env.define: 'actions' wants texts, got %s as number %d"):format(tostring(def.actions[i]), i), 3)
+    end
+  end
+end
+
 ---Makes an environment module.
 ---
 ---`def` holds: `name`; `actions` (list); `reset(self, rng, start)` -> game, a plain table (`start`
@@ -214,11 +257,7 @@ local function nothing() end
 ---@param def table
 ---@return { name: string, new: fun(options?: table): rl4vlm.Env }
 function M.define(def)
-  for _, field in ipairs({ "name", "actions", "reset", "step", "draw" }) do
-    if def[field] == nil then
-      error(("env.define: the definition lacks '%s'"):format(field), 2)
-    end
-  end
+  check_definition(def)
   local rules = def.rules or {}
   rules.intended = rules.intended or {}
   local defaults = M.copy(def.options or {})

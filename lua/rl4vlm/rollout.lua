@@ -73,6 +73,10 @@ local function maker(env)
       options[key] = value
     end
   end
+  if type(module) ~= "table" or type(module.new) ~= "function" then
+    error(("%s: wanted what env.define gives, got a %s"):format(package.searchpath(name, package.path) or name,
+      type(module)), 0)
+  end
   return function()
     return module.new(options)
   end

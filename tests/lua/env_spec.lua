@@ -283,8 +283,50 @@ describe("the example of the documentation", function()
     end
   end)
 
+  local image = require("rl4vlm.canvas").new(8, 8, "#ffffff"):image()
+
+  local function definition(changes)
+    local def = {
+      name = "x", actions = { "a" },
+      reset = function() return {} end,
+      step = function() return 0, true end,
+      draw = function() return image end,
+    }
+    for key, value in pairs(changes) do
+      def[key] = value
+    end
+    return def
+  end
+
   it("is checked when it is defined", function()
+    local function refuses(changes, message)
+      assert.error_matches(function() env.define(definition(changes)) end, message .. "$")
+    end
     assert.error_matches(function() env.define({ name = "x" }) end,
       "env.define: the definition lacks 'actions'$")
+    refuses({ actionss = {} }, "env.define: unknown field 'actionss' %(did you mean 'actions'%?%)")
+    refuses({ draw = 3 }, "env.define: 'draw' wants a function, got a number")
+    refuses({ actions = {} }, "env.define: 'actions' wants texts, got nil as number 1")
+    refuses({ actions = { "a", 2 } }, "env.define: 'actions' wants texts, got 2 as number 2")
+  end)
+
+  it("is checked as it plays", function()
+    local function refuses(changes, message)
+      local e = env.define(definition(changes)).new()
+      local ok, err = pcall(function()
+        e:reset()
+        e:step("a")
+      end)
+      assert.same({ false, message }, { ok, err })
+    end
+    local function gives(...)
+      local values = table.pack(...)
+      return function() return table.unpack(values, 1, values.n) end
+    end
+    refuses({ reset = gives() }, "x: reset: wanted a game, a plain table, got nil")
+    refuses({ draw = gives() }, "x: draw: wanted an image, got nil")
+    refuses({ draw = gives(require("rl4vlm.canvas").new(8, 8, "#ffffff")) }, "x: draw: wanted an image, got userdata")
+    refuses({ step = gives() }, "x: step: wanted a reward, a finite number, got nil")
+    refuses({ step = gives(1 / 0) }, "x: step: wanted a reward, a finite number, got inf")
   end)
 end)
