@@ -367,6 +367,7 @@ local function learn(model, optimizer, stage)
     loss:backward()
     optimizer:step { lr = rate(stage, step, steps), max_norm = 1 }
     loss_sum, since = loss_sum + loss:item(), since + 1
+    collectgarbage() -- frames are large, and Lua does not see how large
     if (step + 1) % 50 == 0 or step + 1 == steps then
       io.stderr:write(("%s %d/%d  loss %.3f  %.0f samples/s\n"):format(stage.name, (step + 1) * BATCH, steps * BATCH,
         loss_sum / since, (step + 1) * BATCH / (host.clock() - started)))
