@@ -13,6 +13,28 @@ Answer.__index = Answer
 
 local OPTIONS = { cot = "boolean", parse = "string", hints = "table", reads = "table" }
 
+-- Raises where the keys are not what an answer can have, or an option names none of them.
+local function check_keys(self)
+  local seen = {}
+  for i, key in ipairs(self.fields) do
+    if seen[key] then
+      error(("json_answer: key %d: %s stands twice"):format(i, json.encode(key)), 3)
+    end
+    seen[key] = true
+  end
+  if self.fields[#self.fields] ~= "action" then
+    error(('json_answer: the last key: wanted "action", got %s')
+      :format(json.encode(self.fields[#self.fields])), 3)
+  end
+  for _, option in ipairs { "hints", "reads" } do
+    for _, key in ipairs(suggest.keys(self[option])) do
+      if not seen[key] then
+        error(("json_answer: %s: %s"):format(option, suggest.unknown("key", key, self.fields)), 3)
+      end
+    end
+  end
+end
+
 ---Makes an answer format: a JSON object with these keys in order, "action" last.
 ---
 ---Options stand in the same table: `cot = false` leaves only "action"; `parse = "rl4vlm"` reads
@@ -45,10 +67,7 @@ function M.json(spec)
     reads[math.type(key) and value or key] = math.type(key) and true or value
   end
   self.reads = reads
-  if self.fields[#self.fields] ~= "action" then
-    error(('json_answer: the last key: wanted "action", got %s')
-      :format(json.encode(self.fields[#self.fields])), 2)
-  end
+  check_keys(self)
   if self.parse ~= "json" and self.parse ~= "rl4vlm" then
     error(('json_answer: parse: wanted "json" or "rl4vlm", got "%s"'):format(self.parse), 2)
   end

@@ -147,6 +147,9 @@ describe("json_answer", function()
       { { "action", cott = true }, "json_answer: unknown option 'cott' (did you mean 'cot'?)" },
       { { "action", cot = 1 }, "json_answer: cot: wanted a boolean, got a number" },
       { { "action", parse = "x" }, 'json_answer: parse: wanted "json" or "rl4vlm", got "x"' },
+      { { "action", "action" }, 'json_answer: key 2: "action" stands twice' },
+      { { "cards", "action", reads = { "card" } }, "json_answer: reads: unknown key 'card' (did you mean 'cards'?)" },
+      { { "cards", "action", hints = { x = "n" } }, "json_answer: hints: unknown key 'x'" },
       { { 5, "action" }, "json_answer: key 1: wanted a string, got a number" },
     }
     for _, case in ipairs(bad) do
