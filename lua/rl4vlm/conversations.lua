@@ -156,7 +156,7 @@ function Conversations:next()
     before, after = halves(after)
   end
   return { history = history(item, picture), before = before, after = after, image = here and picture or nil,
-    answer = item.turns[item.last].value }
+    answer = item.turns[item.last].value, where = item.where }
 end
 
 function Conversations:save()

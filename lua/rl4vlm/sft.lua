@@ -10,7 +10,8 @@ local M = {}
 
 ---Token ids of a demonstration: its prompt as the model's chat has it, its answer with an end.
 ---@param model table
----@param sample table { before, after, image or nil, answer, history = messages before or nil }
+---@param sample table { before, after, image or nil, answer, history = messages before or nil, where = its place in a
+---file or nil }
 ---@return table { ids, images, answer }
 function M.encode(model, sample)
   local content, messages = {}, table.move(sample.history or {}, 1, #(sample.history or {}), 1, {})
@@ -25,7 +26,12 @@ function M.encode(model, sample)
   local text, images = model:chat(messages)
   local answer = model.tokenizer:encode(sample.answer, { special = false })
   answer[#answer + 1] = model.eos[1]
-  return { ids = model:prompt(text, images), images = images, answer = answer }
+  local ids, most = model:prompt(text, images), model.arch.text.max_positions
+  if #ids + #answer > most then
+    error(("%s: wanted at most the model's %d positions, got %d tokens"):format(sample.where or "demonstration", most,
+      #ids + #answer), 0)
+  end
+  return { ids = ids, images = images, answer = answer }
 end
 
 ---The loss of some encoded samples.

@@ -152,6 +152,12 @@ describe("sft", function()
     assert.equal(256, sample.answer[#sample.answer])
     assert.equal(#'{"action": "+"}' + 1, #sample.answer)
   end)
+  it("names a demonstration that is too long", function()
+    assert.has_error(function()
+      sft.encode(fake.model(), { before = "", after = ("x"):rep(4090), image = { state = 2 }, answer = "12345",
+        where = "data.jsonl, line 7" })
+    end, "data.jsonl, line 7: wanted at most the model's 4096 positions, got 4097 tokens")
+  end)
   it("lowers the loss", function()
     fake.install()
     local model, losses = fake.model(), {}
