@@ -49,7 +49,8 @@ describe("a model's folder", function()
   it("names what is not there", function()
     assert.equal("DIR: wanted a model's folder with config.json in it, or a run with a checkpoint",
       message_of(vlm.load, dir))
-    assert.matches("^no model 'cardlin': wanted a folder, a run, or a built%-in model", message_of(vlm.load, "cardlin"))
+    assert.matches("^no model 'cardlin' %(did you mean 'cardling'%?%): wanted a folder, a run, or a built%-in model",
+      message_of(vlm.load, "cardlin"))
     copy()
     fs.remove(dir .. "/model.safetensors")
     assert.equal("DIR: wanted model.safetensors or model.safetensors.index.json, found neither",
