@@ -116,6 +116,25 @@ static void read_connector(lua_State *L, int table, rv_arch_connector *c) {
     }
 }
 
+// The three sizes of "mrope"; missing: zeros.
+static void read_sections(const reader *r, int mrope[3]) {
+    int kind = lua_getfield(r->L, r->table, "mrope");
+    if (kind != LUA_TNIL && (kind != LUA_TTABLE || lua_rawlen(r->L, -1) != 3)) {
+        wrong(r, "mrope", "three integers");
+    }
+    for (int i = 0; kind == LUA_TTABLE && i < 3; i++) {
+        int ok;
+        lua_rawgeti(r->L, -1, i + 1);
+        lua_Integer x = lua_tointegerx(r->L, -1, &ok);
+        if (!ok || x < 0 || x > INT32_MAX) {
+            wrong(r, "mrope", "three integers");
+        }
+        mrope[i] = (int)x;
+        lua_pop(r->L, 1);
+    }
+    lua_pop(r->L, 1);
+}
+
 static void read_text(lua_State *L, int table, rv_arch_text *t) {
     static const char *const known[] = {"vocab",
                                         "width",
@@ -131,7 +150,11 @@ static void read_text(lua_State *L, int table, rv_arch_text *t) {
                                         "rope_factor",
                                         "rope_low_freq",
                                         "rope_high_freq",
+                                        "rope_fast",
+                                        "rope_slow",
+                                        "rope_attention",
                                         "rope_original_positions",
+                                        "mrope",
                                         "qkv_bias",
                                         "o_bias",
                                         "mlp_bias",
@@ -140,7 +163,7 @@ static void read_text(lua_State *L, int table, rv_arch_text *t) {
                                         "window",
                                         "max_positions",
                                         NULL};
-    static const char *const ropes[] = {"plain", "linear", "llama3", NULL};
+    static const char *const ropes[] = {"plain", "linear", "llama3", "yarn", NULL};
     reader r;
     if (!open(&r, L, table, "text", known)) {
         luaL_error(L, "text: wanted a table, came nil");
@@ -159,6 +182,9 @@ static void read_text(lua_State *L, int table, rv_arch_text *t) {
                         .rope_factor = number(&r, "rope_factor"),
                         .rope_low_freq = number(&r, "rope_low_freq"),
                         .rope_high_freq = number(&r, "rope_high_freq"),
+                        .rope_fast = number(&r, "rope_fast"),
+                        .rope_slow = number(&r, "rope_slow"),
+                        .rope_attention = number(&r, "rope_attention"),
                         .rope_original_positions = integer(&r, "rope_original_positions"),
                         .qkv_bias = boolean(&r, "qkv_bias"),
                         .o_bias = boolean(&r, "o_bias"),
@@ -167,6 +193,7 @@ static void read_text(lua_State *L, int table, rv_arch_text *t) {
                         .tied = boolean(&r, "tied"),
                         .window = integer(&r, "window"),
                         .max_positions = integer(&r, "max_positions")};
+    read_sections(&r, t->mrope);
     lua_pop(L, 1);
 }
 

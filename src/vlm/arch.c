@@ -1,9 +1,8 @@
-// arch.c - which numbers make a model, and the decoder's rotary angles.
+// arch.c - which numbers make a model.
 #include "arch.h"
 
-#include <math.h>
-
 #include "model.h"
+#include "positions.h"
 
 // No dimension of a model comes near: products stay far below 2^63.
 enum { MOST = 1 << 24, MOST_LAYERS = 1 << 12 };
@@ -71,27 +70,6 @@ static rv_status check_vision(const rv_arch *a, rv_err *e) {
     return RV_OK;
 }
 
-static rv_status check_rope(const rv_arch_text *t, rv_err *e) {
-    if (!(t->rope_theta > 0)) {
-        return RV_FAIL(e, RV_EARG, "text.rope_theta is %g: wanted a positive number",
-                       (double)t->rope_theta);
-    }
-    if (t->rope != RV_ROPE_PLAIN && !(t->rope_factor > 0)) {
-        return RV_FAIL(e, RV_EARG, "text.rope_factor is %g: wanted a positive number",
-                       (double)t->rope_factor);
-    }
-    if (t->rope == RV_ROPE_LLAMA3 &&
-        (!(t->rope_low_freq > 0) || !(t->rope_high_freq > t->rope_low_freq) ||
-         t->rope_original_positions < 1)) {
-        return RV_FAIL(e, RV_EARG,
-                       "llama3 rope: wanted 0 < rope_low_freq < rope_high_freq and "
-                       "rope_original_positions > 0, got %g, %g and %d",
-                       (double)t->rope_low_freq, (double)t->rope_high_freq,
-                       t->rope_original_positions);
-    }
-    return RV_OK;
-}
-
 rv_status rv_arch_check(const rv_arch *a, rv_err *e) {
     const rv_arch_text *t = &a->text;
     const field fields[] = {
@@ -120,37 +98,6 @@ rv_status rv_arch_check(const rv_arch *a, rv_err *e) {
     if (t->act != RV_ACT_SILU) {
         return RV_FAIL(e, RV_EUNSUPPORTED, "text.act: only silu is built in for the gated MLP");
     }
-    RV_TRY(check_rope(t, e));
+    RV_TRY(rv_rotary_check(t, e));
     return a->vision.width ? check_vision(a, e) : RV_OK;
-}
-
-// Llama 3's scaling: long waves are slowed by `factor`, short ones kept, a ramp in between.
-static float llama3(const rv_arch_text *t, float freq) {
-    float old = (float)t->rope_original_positions, wave = 6.2831853f / freq;
-    if (wave < old / t->rope_high_freq) {
-        return freq;
-    }
-    if (wave > old / t->rope_low_freq) {
-        return freq / t->rope_factor;
-    }
-    float smooth = (old / wave - t->rope_low_freq) / (t->rope_high_freq - t->rope_low_freq);
-    return (1 - smooth) * freq / t->rope_factor + smooth * freq;
-}
-
-// Frequencies and angles are rounded to fp32 where transformers rounds them; cos and sin of that
-// angle are taken in double.
-void rv_arch_angles(const rv_arch_text *t, float *out, int64_t positions) {
-    int half = t->head_dim / 2;
-    for (int i = 0; i < half; i++) {
-        float power = (float)(2 * i) / (float)t->head_dim;
-        float freq = 1.0f / (float)pow((double)t->rope_theta, (double)power);
-        freq = t->rope == RV_ROPE_LINEAR   ? freq / t->rope_factor
-               : t->rope == RV_ROPE_LLAMA3 ? llama3(t, freq)
-                                           : freq;
-        for (int64_t p = 0; p < positions; p++) {
-            double angle = (double)((float)p * freq);
-            out[(p * half + i) * 2] = (float)cos(angle);
-            out[(p * half + i) * 2 + 1] = (float)sin(angle);
-        }
-    }
 }

@@ -12,6 +12,7 @@
 
 typedef struct {
     int image_size, patch; // pixels; (image_size / patch)^2 patches
+    int merge;             // merge x merge patches become one row of features; 0 is 1
     int width, layers, heads,
         mlp; // layers: the ones that are run (feature layer -2 leaves the last out)
     rv_act act;
@@ -29,7 +30,7 @@ typedef struct {
     bool bias;
 } rv_arch_connector;
 
-typedef enum { RV_ROPE_PLAIN, RV_ROPE_LINEAR, RV_ROPE_LLAMA3 } rv_rope_kind;
+typedef enum { RV_ROPE_PLAIN, RV_ROPE_LINEAR, RV_ROPE_LLAMA3, RV_ROPE_YARN } rv_rope_kind;
 
 typedef struct {
     int vocab, width, layers, heads, kv_heads, head_dim, mlp;
@@ -37,8 +38,11 @@ typedef struct {
     float eps;
     float rope_theta;
     rv_rope_kind rope;
-    float rope_factor, rope_low_freq, rope_high_freq; // llama3 scaling; factor also for linear
-    int rope_original_positions;
+    float rope_factor;                          // of all scalings
+    float rope_low_freq, rope_high_freq;        // llama3
+    float rope_fast, rope_slow, rope_attention; // yarn: beta_fast, beta_slow, attention_factor
+    int rope_original_positions;                // llama3, yarn
+    int mrope[3]; // frequencies that turn by time, row, column; all 0: by the token's index
     bool qkv_bias, o_bias, mlp_bias, head_bias;
     bool tied;  // the head is the embedding
     int window; // sliding window, 0: none

@@ -64,7 +64,8 @@ static void pack_tokens(rv_vlm *m, pack *k, const rv_extend *x, int64_t at, int6
     for (int64_t i = at; i < at + n; i++, k->rows++) {
         bool image = x->feature && x->feature[i] >= 0;
         m->ids[k->rows] = image ? -1 : x->ids[i];
-        m->index[k->rows] = (int32_t)(x->pos0 + i);
+        int32_t p = (int32_t)(x->pos0 + i);
+        m->places[k->rows] = x->places ? x->places[i] : (rv_place){{p, p, p}};
         if (image) {
             m->rank[k->n_image] = x->feature[i];
             m->image_row[k->n_image++] = (int32_t)k->rows;
@@ -94,7 +95,7 @@ static rv_status run(rv_vlm *m, const pack *k, rv_dev features, rv_err *e) {
         m->be->gather_rows(m->ctx, m->text.norm, features, m->rank, k->n_image, t->width);
         m->be->scatter_rows(m->ctx, m->text.x[0], m->text.norm, m->image_row, k->n_image, t->width);
     }
-    m->be->gather_rows(m->ctx, m->angle, m->angles, m->index, k->rows, t->head_dim);
+    rv_gather_angles(m, k->rows);
     RV_TRY(rv_tower_forward(m, &m->text, &p, e));
     if (k->n_pick) {
         rv_norm_forward(m, &m->last_norm, m->hidden, m->text.out, k->n_pick, t->width, t->eps);

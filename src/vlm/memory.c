@@ -8,6 +8,7 @@
 
 #include "mem.h"
 #include "model.h"
+#include "positions.h"
 
 enum { WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, N_ARENAS };
 
@@ -288,6 +289,7 @@ static void size_pieces(rv_vlm *m) {
     enum { LOGITS = 4 << 20 }; // numbers in a chunk of logits
     m->text.rows = m->o.max_rows;
     m->positions = longest(m);
+    m->angle_pieces = rv_rotary_pieces(&a->text);
     m->head_rows = most(64, least(RV_HEAD_ROWS, LOGITS / a->text.vocab / 32 * 32));
     if (a->vision.width) {
         int64_t side = a->vision.image_size / a->vision.patch;
@@ -345,7 +347,7 @@ rv_status rv_vlm_plan(rv_plan *out, const rv_backend *be, const rv_arch *arch,
 
 static bool take_host(rv_vlm *m) {
     int64_t n = m->o.max_rows + 1, v = most(m->arch.text.vocab, m->arch.text.width);
-    int32_t **const arrays[] = {&m->cu, &m->ids, &m->index, &m->image_row, &m->pick, &m->rank};
+    int32_t **const arrays[] = {&m->cu, &m->ids, &m->image_row, &m->pick, &m->rank};
     bool ok = true;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         ok = (*arrays[i] = rv_calloc(n, sizeof(int32_t))) && ok;
@@ -353,9 +355,12 @@ static bool take_host(rv_vlm *m) {
     m->vision_index = rv_calloc(m->vision.rows, sizeof *m->vision_index);
     m->vision_cu = rv_calloc(m->vision_images + 1, sizeof *m->vision_cu);
     m->host = rv_calloc(m->head_rows * v, sizeof *m->host);
+    m->angle_row = rv_calloc(n * m->angle_pieces, sizeof *m->angle_row);
+    m->places = rv_calloc(n, sizeof *m->places);
     m->write = rv_calloc(n, sizeof *m->write);
     m->read = rv_calloc(n, sizeof *m->read);
-    return ok && m->vision_index && m->vision_cu && m->host && m->write && m->read;
+    return ok && m->vision_index && m->vision_cu && m->host && m->angle_row && m->places &&
+           m->write && m->read;
 }
 
 static rv_status upload_angles(rv_vlm *m, rv_err *e) {
@@ -365,7 +370,7 @@ static rv_status upload_angles(rv_vlm *m, rv_err *e) {
         return RV_FAIL(e, RV_ENOMEM, "out of memory: rotary angles of %lld positions",
                        (long long)m->positions);
     }
-    rv_arch_angles(&m->arch.text, table, m->positions);
+    rv_rotary_table(&m->arch.text, table, m->positions);
     m->be->upload(m->ctx, m->angles, table, (size_t)n * sizeof *table);
     free(table);
     return RV_OK;
@@ -410,9 +415,9 @@ void rv_vlm_free(rv_vlm *m) {
             m->be->free(m->ctx, m->memory[i]);
         }
     }
-    void *const host[] = {m->params,     m->cu,     m->ids,          m->index,    m->image_row,
-                          m->pick,       m->rank,   m->host,         m->write,    m->read,
-                          m->kept_block, m->pieces, m->vision_index, m->vision_cu};
+    void *const host[] = {m->params,     m->cu,     m->ids,    m->angle_row,    m->image_row,
+                          m->pick,       m->rank,   m->host,   m->write,        m->read,
+                          m->kept_block, m->pieces, m->places, m->vision_index, m->vision_cu};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
         free(host[i]);
     }

@@ -120,6 +120,7 @@ struct rv_vlm {
     int64_t max_images, vision_images; // of a piece; of one run of the vision tower
     int64_t head_rows;                 // rows of logits at a time
     rv_dev angles;                     // (positions, D/2, 2)
+    int angle_pieces;                  // of a row of angles, each of one axis
     rv_dev angle;                      // (max_rows, D/2, 2)
     rv_dev kv;                         // blocks of decoder layer 0, then of layer 1, ...
     size_t kv_layer_bytes;
@@ -137,7 +138,9 @@ struct rv_vlm {
     rv_dev value_h[2], value_out, dvalue_h[2];    // (head_rows, h/4), (.., h/8), (head_rows)
 
     // host arrays of max_rows (+ 1) numbers
-    int32_t *cu, *ids, *index, *image_row, *pick, *rank;
+    int32_t *cu, *ids, *image_row, *pick, *rank;
+    int32_t *angle_row; // (max_rows, pieces): which rows of the table of angles; see positions.h
+    rv_place *places;   // (max_rows)
     int32_t *vision_index, *vision_cu; // of the vision tower's rows and images
     int64_t n_pick, n_image_rows;
     float *host; // (head_rows, max(V, C))
@@ -174,8 +177,10 @@ static inline bool rv_vlm_flows(const rv_vlm *m, int stage) { return m->floor < 
 // ---- arch.c ----
 /// Refuses numbers that make no model, naming the field. Errors: RV_EARG, RV_EUNSUPPORTED.
 rv_status rv_arch_check(const rv_arch *a, rv_err *e);
-/// Fills (positions, D/2, 2) cos and sin of the decoder's rotary angles.
-void rv_arch_angles(const rv_arch_text *t, float *out, int64_t positions);
+
+// ---- positions.c ----
+/// Puts the angles of m->places into m->angle.
+void rv_gather_angles(rv_vlm *m, int64_t rows);
 
 // ---- layer.c ----
 void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t rows, rv_act act,

@@ -9,6 +9,7 @@
 #include "intr.h"
 #include "mem.h"
 #include "model.h"
+#include "positions.h"
 
 static const rv_dev none = {0};
 
@@ -158,13 +159,14 @@ static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t at, i
 // Fills the host arrays of a piece: ids with -1 for image rows, positions, the picked rows.
 static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
     const int32_t *cu = b->cu + p->seq0;
+    const rv_view *views = NULL;
     m->n_image_rows = m->n_pick = 0;
     for (int64_t s = 0; s < p->n_seq; s++) {
         m->cu[s] = cu[s] - cu[0];
+        rv_places(m->places + m->cu[s], &m->arch, b->ids + cu[s], cu[s + 1] - cu[s], &views);
         for (int32_t i = cu[s]; i < cu[s + 1]; i++) {
             int64_t r = i - p->row0;
             bool image = m->arch.vision.width && b->ids[i] == m->arch.image_token;
-            m->index[r] = i - cu[s];
             m->ids[r] = image ? -1 : b->ids[i];
             m->rank[r] = -1;
             if (image) {
@@ -214,7 +216,7 @@ static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, 
     rv_pass pass = pass_of(m, p, keep);
     m->be->embed(m->ctx, m->text.x[0], &m->params[m->embed].w, m->ids, p->rows);
     m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->image_row, m->n_image_rows, t->width);
-    m->be->gather_rows(m->ctx, m->angle, m->angles, m->index, p->rows, t->head_dim);
+    rv_gather_angles(m, p->rows);
     RV_TRY(rv_tower_forward(m, &m->text, &pass, e));
     rv_norm_forward(m, &m->last_norm, m->hidden, m->text.out, m->n_pick, t->width, t->eps);
     return RV_OK;

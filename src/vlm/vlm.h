@@ -90,6 +90,21 @@ rv_status rv_vlm_lora_add(rv_vlm *m, int64_t i, int r, float scale, bool train, 
 /// Switches all adapters on or off (off: the base model, the frozen KL reference).
 void rv_vlm_lora_enable(rv_vlm *m, bool on);
 
+// One image of a prompt: `tiles` grids of h x w patches, in the vision tower's order (tile by tile,
+// inside a tile blocks of merge x merge patches in raster order).
+typedef struct {
+    const float *patches; // (tiles h w, K) normalised, K = channels temporal patch patch
+    int32_t tiles, h, w;
+    const int32_t *order; // (rows) feature row that each image token takes, -1: the newline row;
+                          // NULL: 0, 1, 2, ...
+    int64_t rows;         // image tokens of this view in the sequence
+} rv_view;
+
+// Where a token stands for the rotary embedding: time, row, column; equal for text.
+typedef struct {
+    int32_t axis[3];
+} rv_place;
+
 // ---- scoring ----
 typedef struct {
     const int32_t *ids; // (R) all sequences behind one another (prompt and answer)
@@ -148,6 +163,7 @@ typedef struct {
     const int32_t *feature; // (n) row of `features` that replaces the token, or -1; NULL: all text
     int64_t n, pos0;        // the first new token's position = tokens cached before
     const int32_t *table;   // cache blocks of the sequence, enough for pos0 + n tokens
+    const rv_place *places; // (n) with M-RoPE; NULL: pos0, pos0 + 1, ...
 } rv_extend;
 
 /// Runs new tokens of several sequences through the decoder and the cache. `features` (device)

@@ -34,7 +34,7 @@ static void the_host_never_peeks(void **state) {
         must(t.be->alloc(t.ctx, &hidden, 16 * 4, &e), &e);
         must(rv_vlm_encode(t.m, features, b->pixels, 1, &e), &e);
         int32_t feature[] = {-1, 0, 1, 2, 3, -1}, table[] = {1};
-        rv_extend x = {(const int32_t[]){1, 30, 30, 30, 30, 2}, feature, 6, 0, table};
+        rv_extend x = {(const int32_t[]){1, 30, 30, 30, 30, 2}, feature, 6, 0, table, NULL};
         must(rv_vlm_extend(t.m, logits, hidden, features, &x, 1, &e), &e);
         rv_vlm_kv_copy(t.m, 0, 1);
         float value;

@@ -435,9 +435,9 @@ static void greedy_tokens_match(void **state) {
         }
         assert_int_equal(ids_of(part(g, "greedy"), want), 32);
         must(rv_vlm_encode(t.m, features, g->b.pixels, g->b.n_images, &e), &e);
-        rv_extend x = {g->ids, feature, 20, 0, table};
+        rv_extend x = {g->ids, feature, 20, 0, table, NULL};
         must(rv_vlm_extend(t.m, (rv_dev){0}, (rv_dev){0}, features, &x, 1, &e), &e);
-        x = (rv_extend){g->ids + 20, feature + 20, g->prompt - 20, 20, table};
+        x = (rv_extend){g->ids + 20, feature + 20, g->prompt - 20, 20, table, NULL};
         for (int64_t i = 0; i < 32; i++) {
             rv_drawn drawn;
             must(rv_vlm_extend(t.m, logits, (rv_dev){0}, features, &x, 1, &e), &e);
@@ -445,7 +445,7 @@ static void greedy_tokens_match(void **state) {
                               &e),
                  &e);
             assert_int_equal(drawn.id, want[i]);
-            x = (rv_extend){&want[i], NULL, 1, g->prompt + i, table};
+            x = (rv_extend){&want[i], NULL, 1, g->prompt + i, table, NULL};
         }
         golden_close(g);
     }

@@ -114,7 +114,7 @@ static void walk(tiny *t, const tiny_batch *b, const tiny_scores *want, uint64_t
             if (rest > 0 && rv_rng_below(&r, 3)) {
                 int64_t k = rv_rng_below(&r, 2) ? 1 : 1 + (int64_t)rv_rng_below(&r, (uint64_t)rest);
                 int64_t at = b->cu[s] + c.at[s];
-                x[n] = (rv_extend){b->ids + at, c.feature + at, k, c.at[s], c.table[s]};
+                x[n] = (rv_extend){b->ids + at, c.feature + at, k, c.at[s], c.table[s], NULL};
                 which[n++] = s;
                 c.at[s] += k;
                 left -= k == rest;
@@ -194,7 +194,7 @@ static void copied_blocks_serve_as_well(void **state) {
     const int32_t ids[] = {3, 1, 4, 1, 5, 9, 2, 6};
     const int32_t first[] = {2}, second[] = {7};
     float want[TINY_VOCAB], got[TINY_VOCAB];
-    rv_extend head = {ids, NULL, 7, 0, first}, tail = {ids + 7, NULL, 1, 7, first};
+    rv_extend head = {ids, NULL, 7, 0, first, NULL}, tail = {ids + 7, NULL, 1, 7, first, NULL};
     must(rv_vlm_extend(t.m, (rv_dev){0}, (rv_dev){0}, (rv_dev){0}, &head, 1, &e), &e);
     rv_vlm_kv_copy(t.m, 7, 2);
     must(rv_vlm_extend(t.m, logits, (rv_dev){0}, (rv_dev){0}, &tail, 1, &e), &e);
