@@ -33,8 +33,8 @@ function M.new(model, options)
   return setmetatable({ model = model, raw = generator, running = {}, count = 0 }, Generator)
 end
 
-local known = { "key", "ids", "images", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop",
-  "stop_ids", "eos", "seed", "episode", "step" }
+local known = { "key", "ids", "images", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
+  "repetition_penalty", "stop", "stop_ids", "eos", "seed", "episode", "step" }
 local known_set = {}
 for _, name in ipairs(known) do
   known_set[name] = true
@@ -54,9 +54,10 @@ end
 
 ---Starts a request in a free slot.
 ---
----{key =, ids =, images =, max_new_tokens = 256, temperature = 1, top_k =, top_p =, min_p =, stop = {texts},
----stop_ids = {ids}, eos = {ids}, seed = 0, episode = 0, step = 0}. The tokens drawn hang on the ids, the
----images, the settings and (seed, episode, step), never on what else runs.
+---{key =, ids =, images =, max_new_tokens = 256, temperature = 1, top_k =, top_p =, min_p =,
+---repetition_penalty =, stop = {texts}, stop_ids = {ids}, eos = {ids}, seed = 0, episode = 0, step = 0}.
+---The tokens drawn hang on the ids, the images, the settings and (seed, episode, step), never on what
+---else runs.
 ---@param request table
 function Generator:submit(request)
   for name in pairs(request) do
@@ -67,7 +68,8 @@ function Generator:submit(request)
   local pixels, hashes = images_of(self.model, request.images)
   local slot = self.raw:submit { ids = request.ids, pixels = pixels, hashes = hashes,
     max_new = request.max_new_tokens, temperature = request.temperature, top_k = request.top_k,
-    top_p = request.top_p, min_p = request.min_p, eos = request.eos or self.model.eos,
+    top_p = request.top_p, min_p = request.min_p, repetition_penalty = request.repetition_penalty,
+    eos = request.eos or self.model.eos,
     stop = request.stop_ids, seed = request.seed, episode = request.episode, step = request.step }
   local stop = request.stop and #request.stop > 0 and request.stop or nil
   self.running[slot] = { key = request.key, stop = stop, seen = 0, text = "",

@@ -147,6 +147,11 @@ typedef struct {
     float top_p;       // 1: off
     float min_p;       // 0: off
     double u;          // uniform number in [0, 1)
+    // Repetition penalty (Keskar et al. 2019): before the temperature, a positive logit of a seen
+    // id is divided by it, a negative one multiplied. Off without seen ids.
+    float penalty;
+    const int32_t *seen; // (n_seen, host) ascending, no id twice
+    int64_t n_seen;
 } rv_sample;
 
 typedef struct {

@@ -129,9 +129,10 @@ static void push_images(lua_State *L, int arg, const handle *h, rv_request *r) {
 // g:submit{ids =, pixels =, hashes =, max_new =, temperature =, ..., eos =, stop =, seed =, ...} ->
 // slot
 static int generator_submit(lua_State *L) {
-    static const char *const known[] = {"ids",   "pixels",  "hashes", "max_new", "temperature",
-                                        "top_k", "top_p",   "min_p",  "eos",     "stop",
-                                        "seed",  "episode", "step",   NULL};
+    static const char *const known[] = {
+        "ids",   "pixels", "hashes", "max_new", "temperature", "top_k", "top_p",
+        "min_p", "eos",    "stop",   "seed",    "episode",     "step",  "repetition_penalty",
+        NULL};
     handle *h = check(L);
     rv_bind_check_keys(L, 2, known);
     lua_settop(L, 2);
@@ -139,7 +140,8 @@ static int generator_submit(lua_State *L) {
                     .how = {.temperature = (float)field_number(L, 2, "temperature", 1),
                             .top_k = (int)field_integer(L, 2, "top_k", 0),
                             .top_p = (float)field_number(L, 2, "top_p", 1),
-                            .min_p = (float)field_number(L, 2, "min_p", 0)},
+                            .min_p = (float)field_number(L, 2, "min_p", 0),
+                            .penalty = (float)field_number(L, 2, "repetition_penalty", 1)},
                     .seed = (uint64_t)field_integer(L, 2, "seed", 0),
                     .episode = (uint64_t)field_integer(L, 2, "episode", 0),
                     .step = (uint64_t)field_integer(L, 2, "step", 0)};

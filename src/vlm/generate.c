@@ -87,6 +87,7 @@ static void clear_slot(rv_slot *s) {
     free(s->pixels);
     free(s->image_key);
     free(s->ends);
+    free(s->seen);
     free(s->logp);
     free(s->filtered);
     *s = (rv_slot){0};
@@ -183,6 +184,23 @@ static void fill_keys(const rv_generator *g, rv_slot *s) {
     }
 }
 
+static bool penalised(const rv_sample *how) { return how->penalty > 0 && how->penalty != 1; }
+
+void rv_slot_see(rv_slot *s, int32_t id) {
+    int64_t at = s->how.n_seen;
+    if (!penalised(&s->how)) {
+        return;
+    }
+    while (at > 0 && s->seen[at - 1] > id) {
+        at--;
+    }
+    if (at > 0 && s->seen[at - 1] == id) {
+        return;
+    }
+    memmove(s->seen + at + 1, s->seen + at, (size_t)(s->how.n_seen++ - at) * sizeof *s->seen);
+    s->seen[at] = id;
+}
+
 static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *r, rv_err *e) {
     int64_t room = r->n + r->max_new;
     s->n = s->n_prompt = r->n;
@@ -198,10 +216,11 @@ static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *
     s->pixels = copy_of(r->pixels, r->n_images, sizeof *s->pixels);
     s->image_key = copy_of(r->image_key, r->n_images, sizeof *s->image_key);
     s->ends = rv_calloc(s->n_ends + 1, sizeof *s->ends);
+    s->seen = rv_calloc(penalised(&r->how) ? room : 1, sizeof *s->seen);
     s->logp = rv_calloc(r->max_new, sizeof *s->logp);
     s->filtered = rv_calloc(r->max_new, sizeof *s->filtered);
     if (!s->ids || !s->keys || !s->place || !s->table || !s->pixels || !s->image_key || !s->ends ||
-        !s->logp || !s->filtered) {
+        !s->seen || !s->logp || !s->filtered) {
         clear_slot(s);
         return RV_FAIL(e, RV_ENOMEM, "out of memory for a request of %lld tokens", (long long)room);
     }
@@ -211,6 +230,11 @@ static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *
     }
     s->answer = (rv_answer){.ids = s->ids + s->n_prompt, .logp = s->logp, .filtered = s->filtered};
     fill_keys(g, s);
+    s->how.seen = s->seen;
+    s->how.n_seen = 0;
+    for (int64_t i = 0; i < r->n; i++) {
+        rv_slot_see(s, r->ids[i]);
+    }
     return RV_OK;
 }
 

@@ -29,7 +29,7 @@ typedef struct {
     const uint64_t (*image_key)[2]; // (n_images) hash of each image's pixels
     int64_t n_images;
     int64_t max_new;
-    rv_sample how; // u is not used
+    rv_sample how; // u and seen are not used: a penalty sees the prompt and the answer so far
     const int32_t *eos, *stop;
     int64_t n_eos, n_stop;
     uint64_t seed, episode, step;

@@ -20,6 +20,7 @@ typedef struct {
     int32_t *ends; // eos ids, then stop ids
     int64_t n_eos, n_ends;
     rv_sample how;
+    int32_t *seen; // (n_prompt + max_new) with a repetition penalty: distinct ids, ascending
     rv_rng stream;
     float *logp, *filtered; // (max_new)
     rv_answer answer;
@@ -64,6 +65,9 @@ enum { RV_N_ENCODE = 8 }; // images that are encoded in one call
 static inline int64_t rv_blocks_for(int64_t tokens) {
     return (tokens + RV_KV_BLOCK - 1) / RV_KV_BLOCK;
 }
+
+/// Notes an id of the prompt or the answer for the repetition penalty.
+void rv_slot_see(rv_slot *s, int32_t id);
 
 /// Gives a slot's blocks back, the last ones first, so that beginnings outlive ends.
 void rv_slot_release(rv_generator *g, rv_slot *s);

@@ -280,6 +280,7 @@ static void commit_token(rv_generator *g, rv_slot *s, int64_t k) {
     s->logp[a->n] = d->logp;
     s->filtered[a->n] = d->filtered_logp;
     s->ids[s->n] = d->id;
+    rv_slot_see(s, d->id);
     s->keys[s->n++] = (rv_row_key){(uint64_t)d->id, 0};
     a->n++;
     a->finish = finish_of(s, d->id);

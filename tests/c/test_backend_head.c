@@ -73,6 +73,11 @@ static void scores_and_gradients(void **state) {
 
 // ---- sampling ----
 
+static rv_sample sampling(float temperature, int top_k, float top_p, float min_p, double u) {
+    return (rv_sample){
+        .temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p, .u = u};
+}
+
 static rv_drawn draw(dev *d, rv_dev l, int64_t v, rv_sample how, const int32_t *banned, int64_t n) {
     rv_drawn r;
     rv_err e;
@@ -90,7 +95,7 @@ static void recorded_equals_scored(void **state) {
     int32_t drawn[50], banned[] = {3, 4};
     rv_err e;
     for (int i = 0; i < 50; i++) {
-        how[i] = (rv_sample){0.8f, i % 2 ? 10 : 0, i % 3 ? 0.9f : 1, i % 5 ? 0 : 0.05f, i / 50.0};
+        how[i] = sampling(0.8f, i % 2 ? 10 : 0, i % 3 ? 0.9f : 1, i % 5 ? 0 : 0.05f, i / 50.0);
     }
     assert_int_equal(d.be->sample(d.c, out, l, 50, V, how, banned, 2, &e), RV_OK);
     for (int i = 0; i < 50; i++) {
@@ -114,13 +119,13 @@ static void greedy_takes_the_first_largest(void **state) {
     float src[] = {1, 5, 2, 5, -INFINITY};
     rv_dev l = put_f(&d, src, 5);
     int32_t one[] = {1}, both[] = {1, 3};
-    rv_drawn r = draw(&d, l, 5, (rv_sample){0, 0, 1, 0, 0.9}, NULL, 0);
+    rv_drawn r = draw(&d, l, 5, sampling(0, 0, 1, 0, 0.9), NULL, 0);
     assert_int_equal(r.id, 1);
     assert_true(r.filtered_logp == 0);
     double whole = exp(1) + 2 * exp(5) + exp(2);
     assert_true(fabs((double)r.logp - (5 - log(whole))) < 1e-6);
-    assert_int_equal(draw(&d, l, 5, (rv_sample){0, 0, 1, 0, 0}, one, 1).id, 3);
-    assert_int_equal(draw(&d, l, 5, (rv_sample){0, 0, 1, 0, 0}, both, 2).id, 2);
+    assert_int_equal(draw(&d, l, 5, sampling(0, 0, 1, 0, 0), one, 1).id, 3);
+    assert_int_equal(draw(&d, l, 5, sampling(0, 0, 1, 0, 0), both, 2).id, 2);
     d.be->free(d.c, l);
     dev_close(&d);
 }
@@ -159,25 +164,25 @@ static void filters_keep_what_they_should(void **state) {
         l[i] = logf(p[i]) + 1;
     }
     int32_t top[] = {2};
-    assert_kept(l, 6, (rv_sample){1, 0, 1, 0, 0}, NULL, 0, "111111");
-    assert_kept(l, 6, (rv_sample){1, 1, 1, 0, 0}, NULL, 0, "001000");
-    assert_kept(l, 6, (rv_sample){1, 2, 1, 0, 0}, NULL, 0, "001010");
-    assert_kept(l, 6, (rv_sample){1, 3, 1, 0, 0}, NULL, 0, "011110"); // ties with the third stay
-    assert_kept(l, 6, (rv_sample){1, 100, 1, 0, 0}, NULL, 0, "111111");
-    assert_kept(l, 6, (rv_sample){1, 2, 1, 0, 0}, top, 1, "010110"); // a banned id is not counted
-    assert_kept(l, 6, (rv_sample){1, 0, 0.65f, 0, 0}, NULL, 0, "001010");
-    assert_kept(l, 6, (rv_sample){1, 0, 0.75f, 0, 0}, NULL, 0,
+    assert_kept(l, 6, sampling(1, 0, 1, 0, 0), NULL, 0, "111111");
+    assert_kept(l, 6, sampling(1, 1, 1, 0, 0), NULL, 0, "001000");
+    assert_kept(l, 6, sampling(1, 2, 1, 0, 0), NULL, 0, "001010");
+    assert_kept(l, 6, sampling(1, 3, 1, 0, 0), NULL, 0, "011110"); // ties with the third stay
+    assert_kept(l, 6, sampling(1, 100, 1, 0, 0), NULL, 0, "111111");
+    assert_kept(l, 6, sampling(1, 2, 1, 0, 0), top, 1, "010110"); // a banned id is not counted
+    assert_kept(l, 6, sampling(1, 0, 0.65f, 0, 0), NULL, 0, "001010");
+    assert_kept(l, 6, sampling(1, 0, 0.75f, 0, 0), NULL, 0,
                 "001110"); // of equals the later stay
-    assert_kept(l, 6, (rv_sample){1, 0, 0.85f, 0, 0}, NULL, 0, "011110");
-    assert_kept(l, 6, (rv_sample){1, 0, 0.01f, 0, 0}, NULL, 0, "001000"); // one always stays
-    assert_kept(l, 6, (rv_sample){1, 0, 0, 0, 0}, NULL, 0, "001000");
-    assert_kept(l, 6, (rv_sample){1, 0, 1, 0.2f, 0}, NULL, 0, "011110");
-    assert_kept(l, 6, (rv_sample){1, 0, 1, 0.5f, 0}, NULL, 0, "001010");
-    assert_kept(l, 6, (rv_sample){1, 4, 0.9f, 0.3f, 0}, NULL, 0, "001010");
-    assert_kept(l, 6, (rv_sample){0.5f, 0, 1, 0.5f, 0}, NULL, 0, "001010");
+    assert_kept(l, 6, sampling(1, 0, 0.85f, 0, 0), NULL, 0, "011110");
+    assert_kept(l, 6, sampling(1, 0, 0.01f, 0, 0), NULL, 0, "001000"); // one always stays
+    assert_kept(l, 6, sampling(1, 0, 0, 0, 0), NULL, 0, "001000");
+    assert_kept(l, 6, sampling(1, 0, 1, 0.2f, 0), NULL, 0, "011110");
+    assert_kept(l, 6, sampling(1, 0, 1, 0.5f, 0), NULL, 0, "001010");
+    assert_kept(l, 6, sampling(1, 4, 0.9f, 0.3f, 0), NULL, 0, "001010");
+    assert_kept(l, 6, sampling(0.5f, 0, 1, 0.5f, 0), NULL, 0, "001010");
     float flat[] = {2, 2, 2, 2};
-    assert_kept(flat, 4, (rv_sample){1, 2, 1, 0, 0}, NULL, 0, "1111");
-    assert_kept(flat, 4, (rv_sample){1, 0, 0.4f, 0, 0}, NULL, 0, "0011");
+    assert_kept(flat, 4, sampling(1, 2, 1, 0, 0), NULL, 0, "1111");
+    assert_kept(flat, 4, sampling(1, 0, 0.4f, 0, 0), NULL, 0, "0011");
 }
 
 // Two tokens and a ban of a far larger third: the weights of what is left underflow.
@@ -187,10 +192,59 @@ static void banned_giants_leave_the_rest(void **state) {
     float src[] = {500, 1, 2};
     int32_t banned[] = {0};
     rv_dev l = put_f(&d, src, 3);
-    rv_drawn r = draw(&d, l, 3, (rv_sample){1, 0, 1, 0, 0.5}, banned, 1);
+    rv_drawn r = draw(&d, l, 3, sampling(1, 0, 1, 0, 0.5), banned, 1);
     assert_int_equal(r.id, 2);
     assert_true(r.logp == -498);
     d.be->free(d.c, l);
+    dev_close(&d);
+}
+
+// A penalty weakens seen ids before temperature and filters; the log-probability stays that of the
+// logits as they came.
+static void seen_ids_are_penalised(void **state) {
+    (void)state;
+    enum { IDS = 600 };
+    float src[IDS], changed[IDS];
+    const int32_t seen[] = {1, 255, 256, 599};
+    for (int i = 0; i < IDS; i++) {
+        src[i] = (float)(i % 7) - 3;
+    }
+    src[255] = src[2] = 5;
+    src[256] = -1;
+    src[599] = 4.5f;
+    memcpy(changed, src, sizeof src);
+    for (int i = 0; i < 4; i++) {
+        float x = src[seen[i]];
+        changed[seen[i]] = x < 0 ? x * 1.25f : x / 1.25f;
+    }
+    dev d = dev_open(rv_backend_cpu(), 1);
+    rv_dev l = put_f(&d, src, IDS), p = put_f(&d, changed, IDS);
+    for (int i = 0; i < 200; i++) {
+        rv_sample how = sampling(i % 20 ? 0.9f : 0, i % 3 == 1 ? 40 : 0, i % 4 == 1 ? 0.8f : 1,
+                                 i % 5 == 1 ? 0.1f : 0, i / 200.0);
+        rv_drawn want = draw(&d, p, IDS, how, NULL, 0);
+        how.penalty = 1.25f;
+        how.seen = seen;
+        how.n_seen = 4;
+        rv_drawn got = draw(&d, l, IDS, how, NULL, 0);
+        assert_int_equal(got.id, want.id);
+        assert_true(fabsf(got.filtered_logp - want.filtered_logp) < 1e-6f);
+        rv_drawn as_it_came = {.id = got.id};
+        rv_dev lp = put_f(&d, &as_it_came.logp, 1);
+        d.be->logprob(d.c, lp, (rv_dev){0}, (rv_dev){0}, l, &got.id, 1, IDS,
+                      how.temperature > 0 ? how.temperature : 1);
+        d.be->download(d.c, &as_it_came.logp, lp, sizeof(float));
+        assert_bits(&got.logp, &as_it_came.logp, 1, "penalised and scored");
+        d.be->free(d.c, lp);
+        how.penalty = 1;
+        assert_int_equal(draw(&d, l, IDS, how, NULL, 0).id,
+                         draw(&d, l, IDS,
+                              sampling(how.temperature, how.top_k, how.top_p, how.min_p, how.u),
+                              NULL, 0)
+                             .id);
+    }
+    d.be->free(d.c, l);
+    d.be->free(d.c, p);
     dev_close(&d);
 }
 
@@ -204,7 +258,7 @@ static void frequencies_are_probabilities(void **state) {
     int count[WORDS] = {0};
     double whole = 0, chi = 0;
     for (int i = 0; i < DRAWS; i++) {
-        count[draw(&d, l, WORDS, (rv_sample){0.7f, 0, 1, 0, rv_rng_uniform(&rng)}, NULL, 0).id]++;
+        count[draw(&d, l, WORDS, sampling(0.7f, 0, 1, 0, rv_rng_uniform(&rng)), NULL, 0).id]++;
     }
     for (int i = 0; i < WORDS; i++) {
         whole += exp((double)(src[i] / 0.7f));
@@ -228,7 +282,8 @@ static void bad_rows_are_named(void **state) {
             float *src = randoms(9, 3 * 20, 1);
             src[20 + at] = bad[i];
             rv_dev l = put_f(&d, src, 60);
-            rv_sample how[3] = {{1, 0, 1, 0, 0.1}, {1, 0, 1, 0, 0.1}, {0, 0, 1, 0, 0.1}};
+            rv_sample how[3] = {sampling(1, 0, 1, 0, 0.1), sampling(1, 0, 1, 0, 0.1),
+                                sampling(0, 0, 1, 0, 0.1)};
             rv_drawn out[3];
             rv_err e;
             assert_int_equal(d.be->sample(d.c, out, l, 3, 20, how, NULL, 0, &e), RV_ENUMERIC);
@@ -246,7 +301,7 @@ static void everything_banned_is_an_error(void **state) {
     float src[] = {1, 2};
     int32_t banned[] = {0, 1};
     rv_dev l = put_f(&d, src, 2);
-    rv_sample how = {1, 0, 1, 0, 0.5};
+    rv_sample how = sampling(1, 0, 1, 0, 0.5);
     rv_drawn out;
     rv_err e;
     assert_int_equal(d.be->sample(d.c, &out, l, 1, 2, &how, banned, 2, &e), RV_EARG);
@@ -262,6 +317,7 @@ int main(void) {
         cmocka_unit_test(greedy_takes_the_first_largest),
         cmocka_unit_test(filters_keep_what_they_should),
         cmocka_unit_test(banned_giants_leave_the_rest),
+        cmocka_unit_test(seen_ids_are_penalised),
         cmocka_unit_test(frequencies_are_probabilities),
         cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(everything_banned_is_an_error),

@@ -195,14 +195,21 @@ static void walk_head(dev *d, record *r) {
     enum { M = 9, V = 1000 };
     float *src = randoms(50, M * V, 2);
     int32_t ids[M] = {3, -1, 999, 0, 15, 16, 17, 500, 700}, banned[] = {0, 3, 999};
+    const int32_t seen[] = {3, 255, 256, 998};
     rv_dev l = put_f(d, src, M * V), logp = fresh(d, 51, M), ent = fresh(d, 52, M);
     rv_dev lse = fresh(d, 53, M), gl = fresh(d, 54, M), ge = fresh(d, 55, M);
     rv_sample how[M];
     rv_drawn out[M];
     rv_err e;
     for (int i = 0; i < M; i++) {
-        how[i] = (rv_sample){i == 8 ? 0 : 0.5f + 0.1f * (float)i, i % 3 == 1 ? 20 : 0,
-                             i % 3 == 2 ? 0.9f : 1, i % 2 ? 0.01f : 0, (double)i / M};
+        how[i] = (rv_sample){.temperature = i == 8 ? 0 : 0.5f + 0.1f * (float)i,
+                             .top_k = i % 3 == 1 ? 20 : 0,
+                             .top_p = i % 3 == 2 ? 0.9f : 1,
+                             .min_p = i % 2 ? 0.01f : 0,
+                             .u = (double)i / M,
+                             .penalty = i < 4 ? 1 : 1.5f,
+                             .seen = seen,
+                             .n_seen = 4};
     }
     assert_int_equal(d->be->sample(d->c, out, l, M, V, how, banned, 3, &e), RV_OK);
     for (int i = 0; i < M; i++) {

@@ -52,7 +52,8 @@ static void make_requests(case_request *r) {
         q->max_new = 1 + (i * 7) % MAX_NEW;
         q->how = (rv_sample){.temperature = i % 4 == 3 ? 0 : 0.8f,
                              .top_k = i % 3 == 1 ? 9 : 0,
-                             .top_p = i % 3 == 2 ? 0.9f : 1};
+                             .top_p = i % 3 == 2 ? 0.9f : 1,
+                             .penalty = i % 5 == 3 ? 1.3f : 0};
     }
 }
 
@@ -115,6 +116,25 @@ static void same_answers(const case_answer *a, const case_answer *b) {
     }
 }
 
+// A greedy answer took the largest logit at each token, weakened where prompt or answer had the id.
+static void check_greedy(const case_request *q, const case_answer *a, const int32_t *ids,
+                         const float *logits) {
+    for (int64_t k = 0; q->how.temperature == 0 && k < a->n; k++) {
+        float x[TINY_VOCAB];
+        bool seen[TINY_VOCAB] = {false};
+        for (int64_t i = 0; q->how.penalty > 0 && i < q->n + k; i++) {
+            seen[ids[i]] = true;
+        }
+        for (int i = 0; i < TINY_VOCAB; i++) {
+            x[i] = logits[k * TINY_VOCAB + i];
+            x[i] = !seen[i] ? x[i] : x[i] < 0 ? x[i] * q->how.penalty : x[i] / q->how.penalty;
+        }
+        for (int i = 0; i < TINY_VOCAB; i++) {
+            assert_true(i == TINY_IMAGE || x[i] <= x[a->ids[k]]);
+        }
+    }
+}
+
 // What scoring says of the answers, bit for bit.
 static void check_scores(tiny *t, const case_request *r, const case_answer *a) {
     for (int i = 0; i < N_REQUESTS; i++) {
@@ -125,7 +145,7 @@ static void check_scores(tiny *t, const case_request *r, const case_answer *a) {
         for (int64_t k = 0; k < a[i].n; k++) {
             rows[k] = (int32_t)(r[i].n + k - 1);
         }
-        float logp[MAX_NEW], value;
+        float logp[MAX_NEW], value, logits[MAX_NEW * TINY_VOCAB];
         rv_batch b = {.ids = ids,
                       .cu = cu,
                       .n = 1,
@@ -137,11 +157,12 @@ static void check_scores(tiny *t, const case_request *r, const case_answer *a) {
                       .value_row = rows,
                       .n_value = 1,
                       .temperature = r[i].how.temperature > 0 ? r[i].how.temperature : 1};
-        rv_scores s = {.logp = logp, .value = &value};
+        rv_scores s = {.logp = logp, .value = &value, .logits = logits};
         rv_err e = {0};
         must(rv_vlm_score(t->m, &b, false, &s, &e), &e);
         same_bits("scored log-probability", a[i].logp, logp, a[i].n);
         same_bits("scored value", &a[i].value, &value, 1);
+        check_greedy(&r[i], &a[i], ids, logits);
     }
 }
 

@@ -20,6 +20,7 @@ local tool = {
     { "top-k", "integer", "K", "draw among the K most likely (default: all)" },
     { "top-p", "number", "P", "draw among those that make up P (default: all)" },
     { "min-p", "number", "P", "draw among those with P of the most likely one's probability" },
+    { "repetition-penalty", "number", "P", "make tokens of prompt and answer so far less likely (default 1: off)" },
     { "seed", "integer", "N", "of the draws (default 0)" },
     { "stop", "text", "TEXT", "end an answer behind this text", many = true },
     { "ignore-eos", "flag", nil, "do not end answers at the end-of-sequence token" },
@@ -43,6 +44,7 @@ function tool.check(o)
     end
   end
   return within(o, "max-new-tokens", 1, 1 << 24) or within(o, "temperature", 0, 1e6) or within(o, "top-k", 0, 1 << 30)
+    or within(o, "repetition-penalty", 0.01, 100)
     or within(o, "top-p", 0, 1) or within(o, "min-p", 0, 1) or within(o, "slots", 1, 1024)
     or within(o, "threads", 0, 4096)
 end
@@ -67,6 +69,7 @@ local function start_request(generator, request, index, settings)
   local ok, err = pcall(generator.submit, generator, { key = { index, request }, ids = request.ids,
     images = requests.images(request), max_new_tokens = settings.max_new_tokens,
     temperature = settings.temperature, top_k = settings.top_k, top_p = settings.top_p, min_p = settings.min_p,
+    repetition_penalty = settings.repetition_penalty,
     stop = settings.stop, eos = settings.eos, seed = settings.seed, episode = index, step = 0 })
   if not ok then
     error(("%s: %s"):format(request.where, err), 0)

@@ -83,7 +83,8 @@ void ISA(rv_logprob_backward)(rv_ctx *c, rv_dev logits, rv_dev g_logp, rv_dev g_
 // ---- sampling ----
 //
 // Filters are thresholds on the logit, found by bisection over the ordered bit patterns of floats:
-// no sorting, no memory, and ties are kept or cut as a stable sort would.
+// no sorting, no memory, and ties are kept or cut as a stable sort would. They see the logits after
+// the repetition penalty.
 
 // Order-preserving map of floats to unsigned numbers.
 static uint32_t key_of(float x) {
@@ -100,18 +101,54 @@ typedef struct {
     float top; // largest l / temp that may be drawn
     const int32_t *banned;
     int64_t n_banned;
+    float penalty; // of the logits of these ids
+    const int32_t *seen;
+    int64_t n_seen;
     uint32_t least; // keys below it are cut
     int64_t cut;    // of the ids whose key is `least`, those below `cut` are cut too
 } draw;
 
-// Weights exp(z - top) of ids i0..i0+n-1, 0 for those that can't be drawn.
-static void weights(const draw *d, float *e, int64_t i0, int64_t n) {
+// The first of the seen ids that is not below `id`.
+static int64_t seen_from(const draw *d, int64_t id) {
+    int64_t lo = 0, hi = d->n_seen;
+    while (lo < hi) {
+        int64_t mid = lo + (hi - lo) / 2;
+        if (d->seen[mid] < id) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo;
+}
+
+// Logits of ids i0..i0+n-1 after the penalty, in `buffer` where it changes one.
+static const float *logits_of(const draw *d, float *buffer, int64_t i0, int64_t n) {
+    int64_t k = seen_from(d, i0);
+    if (k == d->n_seen || d->seen[k] >= i0 + n) {
+        return d->l + i0;
+    }
+    memcpy(buffer, d->l + i0, (size_t)n * sizeof *buffer);
+    for (; k < d->n_seen && d->seen[k] < i0 + n; k++) {
+        float *x = &buffer[d->seen[k] - i0];
+        *x = *x < 0 ? *x * d->penalty : *x / d->penalty;
+    }
+    return buffer;
+}
+
+static float logit_of(const draw *d, int64_t id) {
+    float x;
+    return *logits_of(d, &x, id, 1);
+}
+
+// Weights exp(z - top) of ids i0..i0+n-1, whose logits are `l`; 0 for those that can't be drawn.
+static void weights(const draw *d, float *e, const float *l, int64_t i0, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        e[i] = fn_exp(d->l[i0 + i] / d->temp - d->top);
+        e[i] = fn_exp(l[i] / d->temp - d->top);
     }
     if (d->least > 0) {
         for (int64_t i = 0; i < n; i++) {
-            uint32_t key = key_of(d->l[i0 + i]);
+            uint32_t key = key_of(l[i]);
             e[i] = key < d->least || (key == d->least && i0 + i < d->cut) ? 0 : e[i];
         }
     }
@@ -125,14 +162,15 @@ static void weights(const draw *d, float *e, int64_t i0, int64_t n) {
 // Sum of the weights of ids that may be drawn with key < limit; `count` receives how many ids are
 // not below the limit.
 static double weight_below(const draw *d, uint64_t limit, int64_t *count) {
-    float e[SOFTMAX_CHUNK];
+    float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK];
     double sum = 0;
     *count = 0;
     for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
         int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
-        weights(d, e, i0, n);
+        const float *l = logits_of(d, buffer, i0, n);
+        weights(d, e, l, i0, n);
         for (int64_t i = 0; i < n; i++) {
-            bool below = key_of(d->l[i0 + i]) < limit;
+            bool below = key_of(l[i]) < limit;
             sum += below ? (double)e[i] : 0;
             *count += !below && e[i] > 0;
         }
@@ -176,11 +214,11 @@ static void keep_top_p(draw *d, double p) {
     weight_below(d, lo + 1, &above);
     int64_t ties = count - above;
     for (int64_t i = 0; i < d->v && ties > (above > 0 ? 0 : 1); i++) {
-        float e;
-        if (key_of(d->l[i]) != lo) {
+        float e, l = logit_of(d, i);
+        if (key_of(l) != lo) {
             continue;
         }
-        weights(d, &e, i, 1);
+        weights(d, &e, &l, i, 1);
         if (e > 0) {
             sum += (double)e;
             if (sum > budget) {
@@ -198,17 +236,18 @@ static void keep_top_p(draw *d, double p) {
 
 // Cuts ids whose weight is under p times the largest that may be drawn.
 static void keep_min_p(draw *d, float p) {
-    float e[SOFTMAX_CHUNK], top = 0;
+    float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK], top = 0;
     for (int pass = 0; pass < 2; pass++) {
         uint32_t least = UINT32_MAX;
         for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
             int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
-            weights(d, e, i0, n);
+            const float *l = logits_of(d, buffer, i0, n);
+            weights(d, e, l, i0, n);
             for (int64_t i = 0; i < n; i++) {
                 if (pass == 0) {
                     top = e[i] > top ? e[i] : top;
                 } else if (e[i] > 0 && e[i] >= p * top) {
-                    uint32_t key = key_of(d->l[i0 + i]);
+                    uint32_t key = key_of(l[i]);
                     least = key < least ? key : least;
                 }
             }
@@ -222,13 +261,13 @@ static void keep_min_p(draw *d, float p) {
 
 // The id at the share u of the weights, in index order; -1 when nothing may be drawn.
 static int32_t pick(const draw *d, double u, double *whole) {
-    float e[SOFTMAX_CHUNK];
+    float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK];
     int64_t count, last = -1;
     *whole = weight_below(d, (uint64_t)1 << 32, &count);
     double target = u * *whole, sum = 0;
     for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
         int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
-        weights(d, e, i0, n);
+        weights(d, e, logits_of(d, buffer, i0, n), i0, n);
         for (int64_t i = 0; i < n; i++) {
             if (e[i] > 0) {
                 sum += (double)e[i];
@@ -252,10 +291,16 @@ static bool is_banned(const draw *d, int64_t id) {
 }
 
 static int32_t argmax(const draw *d) {
+    float buffer[SOFTMAX_CHUNK], top = 0;
     int64_t best = -1;
-    for (int64_t i = 0; i < d->v; i++) {
-        if ((best < 0 || d->l[i] > d->l[best]) && !is_banned(d, i)) {
-            best = i;
+    for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+        int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+        const float *l = logits_of(d, buffer, i0, n);
+        for (int64_t i = 0; i < n; i++) {
+            if ((best < 0 || l[i] > top) && !is_banned(d, i0 + i)) {
+                best = i0 + i;
+                top = l[i];
+            }
         }
     }
     return (int32_t)best;
@@ -292,6 +337,9 @@ static rv_drawn draw_row(const sample_args *a, int64_t row) {
               .v = a->v,
               .banned = a->banned,
               .n_banned = a->n_banned,
+              .penalty = how->penalty,
+              .seen = how->seen,
+              .n_seen = how->penalty > 0 && how->penalty != 1 ? how->n_seen : 0,
               .temp = greedy ? 1 : how->temperature};
     softmax_row stats = softmax_stats(d.l, d.v, d.temp, false);
     rv_drawn r = {.id = NOT_FINITE};
@@ -299,9 +347,10 @@ static rv_drawn draw_row(const sample_args *a, int64_t row) {
         return r;
     }
     double whole = 0;
-    r.id = d.n_banned || greedy ? argmax(&d) : 0;
+    const bool changed = d.n_banned || d.n_seen;
+    r.id = changed || greedy ? argmax(&d) : 0;
     if (r.id >= 0 && !greedy) {
-        d.top = d.n_banned ? d.l[r.id] / d.temp : stats.max;
+        d.top = changed ? logit_of(&d, r.id) / d.temp : stats.max;
         r.id = draw_id(&d, how, &whole);
     }
     if (r.id < 0) {
@@ -309,10 +358,10 @@ static rv_drawn draw_row(const sample_args *a, int64_t row) {
         return r;
     }
     r.logp = softmax_logp(&stats, d.l[r.id], d.temp);
-    if (!greedy && d.least == 0 && d.n_banned == 0) {
+    if (!greedy && d.least == 0 && !changed) {
         r.filtered_logp = r.logp;
     } else if (!greedy) {
-        r.filtered_logp = (float)((double)(d.l[r.id] / d.temp - d.top) - rv_log(whole));
+        r.filtered_logp = (float)((double)(logit_of(&d, r.id) / d.temp - d.top) - rv_log(whole));
     }
     return r;
 }
