@@ -350,14 +350,14 @@ function Model:pixels(image)
 end
 
 function Model:make_pixels(image)
-  local width, height = self.processor:size(image)
+  local pixels = self.processor:pixels(image)
+  local _, height, width = table.unpack(pixels:shape())
   local size = self.arch.vision.image_size
   if width ~= size or height ~= size then
     error(("%s: the processor makes images of %dx%d, the vision tower wants %dx%d"):format(self.dir, width, height,
       size, size), 0)
   end
-  return require("rl4vlm.slice").new { dtype = "F32", shape = { 3, size, size },
-    data = self.processor:pixels(image) }
+  return pixels
 end
 
 local function pixels_of(self, images)
@@ -470,12 +470,13 @@ end
 local ImageProcessor = {}
 ImageProcessor.__index = ImageProcessor
 
----The array (3, H, W) that the vision tower sees of an image.
+---The array that the vision tower sees of an image, in the shape of transformers' pixel_values: (3, H, W),
+---(tiles, 3, H, W) of families that cut images, (patches, numbers) of Qwen2-VL's.
 ---@param image rl4vlm.Image
 ---@return rl4vlm.Tensor
 function ImageProcessor:pixels(image)
-  local width, height = self.raw:size(image)
-  return tensor.from_bytes(self.raw:pixels(image), { 3, height, width })
+  local pixels = self.raw:pixels(image)
+  return tensor.from_bytes(pixels:data(), pixels:shape())
 end
 
 ---The image processor of a model's folder.

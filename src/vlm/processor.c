@@ -1,101 +1,119 @@
 #include "processor.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
+#include "processor_impl.h"
 
-// The types that run the CLIP pipeline, and what each takes where the file is silent.
-static const struct {
-    const char *name;
-    bool crop;
-    int size;
-    bool square; // size is w x h, not the shortest edge
-    rv_filter filter;
-    double mean[3], std[3];
-} types[] = {
-    {"CLIPImageProcessor",
-     true,
-     224,
-     false,
-     RV_BICUBIC,
-     {0.48145466, 0.4578275, 0.40821073},
-     {0.26862954, 0.26130258, 0.27577711}},
-    {"LlavaImageProcessor",
-     true,
-     224,
-     false,
-     RV_BICUBIC,
-     {0.48145466, 0.4578275, 0.40821073},
-     {0.26862954, 0.26130258, 0.27577711}},
-    {"SiglipImageProcessor", false, 224, true, RV_BICUBIC, {0.5, 0.5, 0.5}, {0.5, 0.5, 0.5}},
+static const double clip_mean[3] = {0.48145466, 0.4578275, 0.40821073},
+                    clip_std[3] = {0.26862954, 0.26130258, 0.27577711}, half[3] = {0.5, 0.5, 0.5};
+
+// Names are the classes of transformers; those below a `known` one are spellings of the same.
+static const rv_processor_type types[] = {
+    {"CLIPImageProcessor", &rv_pipeline_clip, clip_mean, clip_std, RV_BICUBIC, 224, true, false},
+    {"LlavaImageProcessor", &rv_pipeline_clip, clip_mean, clip_std, RV_BICUBIC, 224, true, false},
+    {"SiglipImageProcessor", &rv_pipeline_clip, half, half, RV_BICUBIC, 224, false, true},
+    {"LlavaNextImageProcessor", &rv_pipeline_anyres, clip_mean, clip_std, RV_BICUBIC, 224, true,
+     false},
+    {"Qwen2VLImageProcessor", &rv_pipeline_qwen2vl, clip_mean, clip_std, RV_BICUBIC, 0, false,
+     false},
+    {"Idefics3ImageProcessor", &rv_pipeline_idefics3, half, half, RV_LANCZOS, 364, false, false},
+    {"SmolVLMImageProcessor", &rv_pipeline_idefics3, half, half, RV_LANCZOS, 364, false, false},
 };
 enum { N_TYPES = sizeof types / sizeof types[0] };
 
-// Index of a type's name; "Fast" and "Pil" behind it name other implementations of the same.
-static int find_type(const char *name) {
+// Other names of the types above, as older files spell them.
+static const char *const aliases[][2] = {
+    {"CLIPFeatureExtractor", "CLIPImageProcessor"},
+    {"Qwen2_5_VLImageProcessor", "Qwen2VLImageProcessor"},
+};
+
+// Keys that only one type has, for files that name none.
+static const char *const telling[][2] = {
+    {"image_grid_pinpoints", "LlavaNextImageProcessor"},
+    {"merge_size", "Qwen2VLImageProcessor"},
+    {"do_image_splitting", "Idefics3ImageProcessor"},
+    {"crop_size", "CLIPImageProcessor"},
+};
+
+// A type by its name; "Fast" and "Pil" behind it name other implementations of the same.
+static const rv_processor_type *find_type(const char *name) {
+    for (size_t i = 0; i < sizeof aliases / sizeof aliases[0]; i++) {
+        name = strcmp(name, aliases[i][0]) == 0 ? aliases[i][1] : name;
+    }
     for (int i = 0; i < N_TYPES; i++) {
         size_t n = strlen(types[i].name);
         if (strncmp(name, types[i].name, n) == 0 &&
             (!name[n] || strcmp(name + n, "Fast") == 0 || strcmp(name + n, "Pil") == 0)) {
-            return i;
+            return &types[i];
         }
     }
-    return -1;
+    return NULL;
 }
 
-static rv_status read_type(const json_t *o, int *type, rv_err *e) {
+static rv_status unknown_type(const char *name, rv_err *e) {
+    char list[512] = "";
+    for (int i = 0; i < N_TYPES; i++) {
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, "%s%s",
+                 i == 0             ? ""
+                 : i == N_TYPES - 1 ? " and "
+                                    : ", ",
+                 types[i].name);
+    }
+    return RV_FAIL(e, RV_EUNSUPPORTED, "image processor type %s%s%s is not known; known are %s",
+                   name ? "\"" : "", name ? name : "(not given)", name ? "\"" : "", list);
+}
+
+static rv_status read_type(const json_t *o, const rv_processor_type **type, rv_err *e) {
     const char *name = NULL;
     RV_TRY(rv_json_string(o, "image_processor_type", &name, e));
     if (!name) { // files of before 2023
-        const char *old = NULL;
-        RV_TRY(rv_json_string(o, "feature_extractor_type", &old, e));
-        name = old && strcmp(old, "CLIPFeatureExtractor") == 0 ? types[0].name : old;
+        RV_TRY(rv_json_string(o, "feature_extractor_type", &name, e));
     }
-    *type = name ? find_type(name) : -1;
-    if (*type < 0) {
-        return RV_FAIL(e, RV_EUNSUPPORTED,
-                       "image processor type %s%s%s is not known; known are %s, %s and %s",
-                       name ? "\"" : "", name ? name : "(not given)", name ? "\"" : "",
-                       types[0].name, types[1].name, types[2].name);
+    for (size_t i = 0; !name && i < sizeof telling / sizeof telling[0]; i++) {
+        name = json_object_get(o, telling[i][0]) ? telling[i][1] : NULL;
     }
-    return RV_OK;
+    *type = name ? find_type(name) : NULL;
+    return *type ? RV_OK : unknown_type(name, e);
 }
 
-// A size: an integer, {"height", "width"} or {"shortest_edge"}.
-static rv_status read_size(const json_t *o, const char *key, int *edge, int *w, int *h, rv_err *e) {
+const rv_processor_type *rv_processor_type_of(const rv_processor *p) { return find_type(p->type); }
+
+rv_status rv_processor_size(const json_t *o, const char *key, int64_t most, rv_size *size,
+                            rv_err *e) {
     const json_t *v = json_object_get(o, key);
     if (!v || json_is_null(v)) {
         return RV_OK;
     }
-    int64_t n[3] = {0, 0, 0};
-    if (json_is_integer(v)) {
-        RV_TRY(rv_json_int(o, key, 1, RV_IMAGE_MAX_SIDE, &n[0], e));
-    } else if (json_is_object(v)) {
-        rv_status s = rv_json_int(v, "shortest_edge", 1, RV_IMAGE_MAX_SIDE, &n[0], e);
-        s = s == RV_OK ? rv_json_int(v, "width", 1, RV_IMAGE_MAX_SIDE, &n[1], e) : s;
-        s = s == RV_OK ? rv_json_int(v, "height", 1, RV_IMAGE_MAX_SIDE, &n[2], e) : s;
+    rv_size n = {0};
+    if (json_is_object(v)) {
+        rv_status s = rv_json_int(v, "shortest_edge", 1, most, &n.shortest, e);
+        s = s == RV_OK ? rv_json_int(v, "longest_edge", 1, most, &n.longest, e) : s;
+        s = s == RV_OK ? rv_json_int(v, "width", 1, most, &n.w, e) : s;
+        s = s == RV_OK ? rv_json_int(v, "height", 1, most, &n.h, e) : s;
         if (s != RV_OK) {
             rv_err_context(e, "\"%s\"", key);
             return s;
         }
+    } else if (json_is_integer(v)) {
+        RV_TRY(rv_json_int(o, key, 1, most, &n.edge, e));
     }
-    if (!n[0] && (!n[1] || !n[2])) {
+    if ((!n.edge && !n.shortest && !n.longest && !n.w) || !n.w != !n.h) {
         return RV_FAIL(e, RV_EFORMAT,
-                       "\"%s\": wanted an integer, {\"shortest_edge\"} or {\"height\", \"width\"}",
+                       "\"%s\": wanted an integer, {\"shortest_edge\"}, {\"longest_edge\"} or "
+                       "{\"height\", \"width\"}",
                        key);
     }
-    *edge = (int)n[0];
-    *w = (int)n[1];
-    *h = (int)n[2];
+    *size = n;
     return RV_OK;
 }
 
-// Three numbers, or one for all.
-static rv_status read_triple(const json_t *o, const char *key, double out[3], rv_err *e) {
+rv_status rv_processor_triple(const json_t *o, const char *key, const double fallback[3],
+                              double out[3], rv_err *e) {
     const json_t *v = json_object_get(o, key);
     if (!v || json_is_null(v)) {
+        memcpy(out, fallback, 3 * sizeof *out);
         return RV_OK;
     }
     bool ok = json_is_number(v) || (json_is_array(v) && json_array_size(v) == 3);
@@ -107,50 +125,20 @@ static rv_status read_triple(const json_t *o, const char *key, double out[3], rv
     return ok ? RV_OK : RV_FAIL(e, RV_EFORMAT, "\"%s\": wanted three numbers", key);
 }
 
-static rv_status read_geometry(rv_processor *p, const json_t *o, int type, rv_err *e) {
-    p->do_resize = true;
-    p->do_crop = types[type].crop;
-    p->shortest_edge = types[type].square ? 0 : types[type].size;
-    p->w = p->h = p->crop_w = p->crop_h = types[type].size;
-    RV_TRY(rv_json_bool(o, "do_pad", &p->do_pad, e));
-    RV_TRY(rv_json_bool(o, "do_resize", &p->do_resize, e));
-    RV_TRY(rv_json_bool(o, "do_center_crop", &p->do_crop, e));
-    RV_TRY(read_size(o, "size", &p->shortest_edge, &p->w, &p->h, e));
-    int edge = 0;
-    RV_TRY(read_size(o, "crop_size", &edge, &p->crop_w, &p->crop_h, e));
-    if (edge) {
-        p->crop_w = p->crop_h = edge;
-    }
-    int64_t code = types[type].filter;
-    RV_TRY(rv_json_int(o, "resample", 0, 5, &code, e));
-    if (!rv_filter_name((int)code)) {
-        return RV_FAIL(e, RV_EUNSUPPORTED, "\"resample\": code %d (nearest) is not supported",
-                       (int)code);
-    }
-    p->filter = (rv_filter)code;
-    if (p->do_pad && strcmp(types[type].name, "LlavaImageProcessor") != 0) {
-        return RV_FAIL(e, RV_EUNSUPPORTED, "\"do_pad\": only LlavaImageProcessor pads to a square");
-    }
-    return RV_OK;
-}
-
 // Rescaling in double, normalising in float: the roundings of transformers.
-static rv_status read_values(rv_processor *p, const json_t *o, int type, rv_err *e) {
+static rv_status read_values(rv_processor *p, const json_t *o, const rv_processor_type *type,
+                             rv_err *e) {
     bool rescale = true, normalize = true;
     double factor = 1.0 / 255.0, mean[3], std[3];
-    memcpy(mean, types[type].mean, sizeof mean);
-    memcpy(std, types[type].std, sizeof std);
     RV_TRY(rv_json_bool(o, "do_rescale", &rescale, e));
     RV_TRY(rv_json_bool(o, "do_normalize", &normalize, e));
     RV_TRY(rv_json_number(o, "rescale_factor", &factor, e));
-    RV_TRY(read_triple(o, "image_mean", mean, e));
-    RV_TRY(read_triple(o, "image_std", std, e));
+    RV_TRY(rv_processor_triple(o, "image_mean", type->mean, mean, e));
+    RV_TRY(rv_processor_triple(o, "image_std", type->std, std, e));
     for (int c = 0; c < 3; c++) {
         if (std[c] == 0.0) {
             return RV_FAIL(e, RV_EFORMAT, "\"image_std\": wanted numbers other than 0");
         }
-        double gray = mean[c] * 255;
-        p->pad_rgb[c] = (uint8_t)(gray < 0 ? 0 : gray > 255 ? 255 : gray);
         for (int v = 0; v < 256; v++) {
             float x = rescale ? (float)(v * factor) : (float)v;
             p->value[c][v] = normalize ? (x - (float)mean[c]) / (float)std[c] : x;
@@ -159,15 +147,89 @@ static rv_status read_values(rv_processor *p, const json_t *o, int type, rv_err 
     return RV_OK;
 }
 
-static rv_status read_config(rv_processor *p, const json_t *o, rv_err *e) {
-    int type;
-    *p = (rv_processor){0};
-    RV_TRY(read_type(o, &type, e));
-    RV_TRY(read_geometry(p, o, type, e));
-    return read_values(p, o, type, e);
+static rv_status read_filter(rv_processor *p, const json_t *o, rv_err *e) {
+    int64_t code = p->filter;
+    RV_TRY(rv_json_int(o, "resample", 0, 5, &code, e));
+    if (!rv_filter_name((int)code)) {
+        return RV_FAIL(e, RV_EUNSUPPORTED, "\"resample\": code %d (nearest) is not supported",
+                       (int)code);
+    }
+    p->filter = (rv_filter)code;
+    return RV_OK;
 }
 
-rv_status rv_processor_load(rv_processor *p, const char *dir, rv_err *e) {
+static const char *const shared_options[] = {"patch", "temporal", "merge", "max_patches", NULL};
+
+static bool listed(const char *const *list, const char *word) {
+    while (*list && strcmp(*list, word) != 0) {
+        list++;
+    }
+    return *list != NULL;
+}
+
+static rv_status check_options(const rv_processor *p, const json_t *options, rv_err *e) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)options, key, v) {
+        if (!listed(shared_options, key) && !listed(p->pipeline->options, key)) {
+            return RV_FAIL(e, RV_EARG, "option \"%s\": %s has no such thing", key, p->type);
+        }
+    }
+    return RV_OK;
+}
+
+// A number of the tower: what the file says (`key`), or the option; both must agree.
+static rv_status read_side(const json_t *o, const char *key, const json_t *options,
+                           const char *option, int *out, rv_err *e) {
+    int64_t file = 0, told = 0;
+    RV_TRY(rv_json_int(o, key, 1, 1024, &file, e));
+    RV_TRY(rv_json_int(options, option, 1, 1024, &told, e));
+    if (file && told && file != told) {
+        return RV_FAIL(e, RV_EFORMAT, "\"%s\": is %lld, but the vision tower's is %lld", key,
+                       (long long)file, (long long)told);
+    }
+    *out = file ? (int)file : told ? (int)told : *out;
+    return RV_OK;
+}
+
+static rv_status read_patch(rv_processor *p, const json_t *o, const json_t *options, rv_err *e) {
+    // Only Qwen2-VL's files know the tower: elsewhere such keys are left over from something else.
+    const json_t *own = p->pipeline == &rv_pipeline_qwen2vl ? o : NULL;
+    p->patch = own ? 14 : 0;
+    p->temporal = p->merge = own ? 2 : 1;
+    p->max_patches = INT64_MAX;
+    RV_TRY(read_side(own, "patch_size", options, "patch", &p->patch, e));
+    RV_TRY(read_side(own, "temporal_patch_size", options, "temporal", &p->temporal, e));
+    RV_TRY(read_side(own, "merge_size", options, "merge", &p->merge, e));
+    return rv_json_int(options, "max_patches", 1, INT64_MAX, &p->max_patches, e);
+}
+
+static rv_status read_config(rv_processor *p, const json_t *o, const json_t *options, rv_err *e) {
+    const rv_processor_type *type = NULL;
+    bool anyres = true;
+    RV_TRY(read_type(o, &type, e));
+    RV_TRY(rv_json_bool(options, "anyres", &anyres, e));
+    if (!anyres && type->pipeline == &rv_pipeline_anyres) {
+        type = find_type("CLIPImageProcessor");
+    }
+    *p = (rv_processor){.pipeline = type->pipeline, .type = type->name, .filter = type->filter};
+    RV_TRY(check_options(p, options, e));
+    RV_TRY(read_filter(p, o, e));
+    RV_TRY(read_values(p, o, type, e));
+    RV_TRY(read_patch(p, o, options, e));
+    return p->pipeline->read(p, o, options, e);
+}
+
+rv_status rv_processor_read(rv_processor *p, const json_t *config, const char *name,
+                            const json_t *options, rv_err *e) {
+    rv_status s = read_config(p, config, options, e);
+    if (s != RV_OK) {
+        rv_err_context(e, "%s", name);
+    }
+    return s;
+}
+
+rv_status rv_processor_load(rv_processor *p, const char *dir, const json_t *options, rv_err *e) {
     char path[4096];
     json_t *root = NULL;
     rv_err first;
@@ -180,97 +242,90 @@ rv_status rv_processor_load(rv_processor *p, const char *dir, rv_err *e) {
                                                      : NULL;
         s = json_is_object(o) ? RV_OK : s;
     }
-    if (s != RV_OK) {
-        json_decref(root);
-        return RV_FAIL(e, s, "%s", first.msg);
-    }
-    s = read_config(p, o, e);
-    if (s != RV_OK) {
-        rv_err_context(e, "%s", path);
+    if (s == RV_OK) {
+        s = rv_processor_read(p, o, path, options, e);
+    } else {
+        s = RV_FAIL(e, s, "%s", first.msg);
     }
     json_decref(root);
     return s;
 }
 
-// Size after the resize.
-static void resized(const rv_processor *p, int64_t w, int64_t h, int64_t *rw, int64_t *rh) {
-    if (p->do_pad) {
-        w = h = w > h ? w : h;
+// Wants whole patches, and whole squares of patches.
+static rv_status count_patches(const rv_processor *p, rv_layout *l, rv_err *e) {
+    int64_t unit = (int64_t)p->patch * p->merge;
+    l->h = l->tile_h / p->patch;
+    l->w = l->tile_w / p->patch;
+    if (l->tile_h % unit != 0 || l->tile_w % unit != 0) {
+        return RV_FAIL(e, RV_EARG,
+                       "an image of %lld x %lld pixels becomes %lld x %lld: wanted multiples of "
+                       "%lld (patches of %d, merged %d x %d)",
+                       (long long)l->width, (long long)l->height, (long long)l->tile_w,
+                       (long long)l->tile_h, (long long)unit, p->patch, p->merge, p->merge);
     }
-    if (p->do_resize && p->shortest_edge > 0) {
-        double edge = p->shortest_edge;
-        *rw = w <= h ? p->shortest_edge : (int64_t)(edge * (double)w / (double)h);
-        *rh = w <= h ? (int64_t)(edge * (double)h / (double)w) : p->shortest_edge;
-    } else {
-        *rw = p->do_resize ? p->w : w;
-        *rh = p->do_resize ? p->h : h;
-    }
-}
-
-void rv_processor_size(const rv_processor *p, const rv_image *im, int64_t *w, int64_t *h) {
-    resized(p, im->w, im->h, w, h);
-    if (p->do_crop) {
-        *w = p->crop_w;
-        *h = p->crop_h;
-    }
-}
-
-// The image in the middle of a square of the mean colour.
-static rv_status pad_square(rv_image *out, const rv_image *im, const uint8_t rgb[3], rv_err *e) {
-    int side = im->w > im->h ? im->w : im->h;
-    RV_TRY(rv_image_new(out, side, side, rgb, e));
-    for (int y = 0; y < im->h; y++) {
-        memcpy(rv_image_at(out, (side - im->w) / 2, (side - im->h) / 2 + y), rv_image_at(im, 0, y),
-               (size_t)im->w * 3);
+    int64_t n = l->tiles * l->h * l->w;
+    if (n > p->max_patches) {
+        return RV_FAIL(e, RV_EARG,
+                       "an image of %lld x %lld pixels becomes %lld patches (%lld of %lld x %lld): "
+                       "wanted at most %lld",
+                       (long long)l->width, (long long)l->height, (long long)n, (long long)l->tiles,
+                       (long long)l->w, (long long)l->h, (long long)p->max_patches);
     }
     return RV_OK;
 }
 
-// Where `have` pixels meet a crop of `want` along one axis.
-typedef struct {
-    int64_t from, n, to; // pixels from .. from + n - 1 land at `to`
-} overlap;
-
-static overlap center(int64_t have, int64_t want) {
-    if (have >= want) {
-        return (overlap){(have - want) / 2, want, 0};
+rv_status rv_processor_layout(const rv_processor *p, int64_t width, int64_t height, rv_layout *l,
+                              rv_err *e) {
+    *l = (rv_layout){.width = width, .height = height};
+    if (width < 1 || height < 1 || width > RV_IMAGE_MAX_SIDE || height > RV_IMAGE_MAX_SIDE) {
+        return RV_FAIL(e, RV_EARG, "an image of %lld x %lld pixels: wanted sides from 1 to %d",
+                       (long long)width, (long long)height, RV_IMAGE_MAX_SIDE);
     }
-    return (overlap){0, have, (want - have + 1) / 2};
+    RV_TRY(p->pipeline->layout(p, l, e));
+    int64_t tile = l->tile_w * l->tile_h;
+    if (tile < 1 || tile > RV_IMAGE_MAX_PIXELS || l->tiles > RV_IMAGE_MAX_PIXELS / tile) {
+        return RV_FAIL(e, RV_EARG,
+                       "an image of %lld x %lld pixels becomes %lld of %lld x %lld: wanted from 1 "
+                       "to %d pixels",
+                       (long long)width, (long long)height, (long long)l->tiles,
+                       (long long)l->tile_w, (long long)l->tile_h, RV_IMAGE_MAX_PIXELS);
+    }
+    return p->patch ? count_patches(p, l, e) : RV_OK;
 }
 
-static void write_planes(const rv_processor *p, const rv_image *im, float *out, int64_t w,
-                         int64_t h, int64_t x0, int64_t y0) {
-    for (int c = 0; c < 3; c++) {
-        float *plane = out + c * w * h;
-        for (int64_t i = 0; (im->w < w || im->h < h) && i < w * h; i++) {
-            plane[i] = p->value[c][0];
-        }
-        for (int y = 0; y < im->h; y++) {
-            const uint8_t *from = rv_image_at(im, 0, y) + c;
-            float *to = plane + (y0 + y) * w + x0;
-            for (int x = 0; x < im->w; x++) {
-                to[x] = p->value[c][from[3 * x]];
-            }
-        }
-    }
+int64_t rv_processor_most_patches(const rv_processor *p) {
+    int64_t pixels = p->pipeline->most_pixels(p);
+    int64_t n = p->patch ? pixels / ((int64_t)p->patch * p->patch) : 0;
+    return p->max_patches < n || (n == 0 && p->max_patches < INT64_MAX) ? p->max_patches : n;
 }
 
-rv_status rv_processor_pixels(const rv_processor *p, const rv_image *im, float *out, rv_err *e) {
-    rv_image square = {0, 0, NULL}, part;
-    if (p->do_pad && im->w != im->h) {
-        RV_TRY(pad_square(&square, im, p->pad_rgb, e));
-        im = &square;
+rv_status rv_processor_patches(const rv_processor *p, const rv_image *im, const rv_layout *l,
+                               float *out, rv_err *e) {
+    rv_sink sink = {l->h, l->w, p->patch, p->patch, p->temporal, p->merge, p->value, out};
+    return p->pipeline->draw(p, im, l, &sink, e);
+}
+
+int rv_processor_pixel_shape(const rv_processor *p, const rv_layout *l, int64_t dim[4]) {
+    if (p->pipeline->form == RV_PATCHES) {
+        dim[0] = l->tiles * l->h * l->w;
+        dim[1] = (int64_t)3 * p->temporal * p->patch * p->patch;
+        return 2;
     }
-    int64_t rw, rh, w, h;
-    resized(p, im->w, im->h, &rw, &rh);
-    rv_processor_size(p, im, &w, &h);
-    overlap x = center(rw, w), y = center(rh, h);
-    rv_window window = {x.from, y.from, x.n, y.n};
-    rv_status s = rv_image_resize_window(&part, im, rw, rh, window, p->filter, e);
-    if (s == RV_OK) {
-        write_planes(p, &part, out, w, h, x.to, y.to);
-        rv_image_free(&part);
+    int n = 0;
+    if (p->pipeline->form == RV_TILES) {
+        dim[n++] = l->tiles;
     }
-    rv_image_free(&square);
-    return s;
+    dim[n++] = 3;
+    dim[n++] = l->tile_h;
+    dim[n++] = l->tile_w;
+    return n;
+}
+
+rv_status rv_processor_pixels(const rv_processor *p, const rv_image *im, const rv_layout *l,
+                              float *out, rv_err *e) {
+    if (p->pipeline->form == RV_PATCHES) {
+        return rv_processor_patches(p, im, l, out, e);
+    }
+    rv_sink sink = {1, 1, (int)l->tile_h, (int)l->tile_w, 1, 1, p->value, out};
+    return p->pipeline->draw(p, im, l, &sink, e);
 }
