@@ -237,6 +237,10 @@ static record walk(const rv_backend *be, int threads) {
     walk_linear(&d, &r, 101, 130, 65, RV_F32, false);
     walk_linear(&d, &r, 16, 70, 129, RV_BF16, false);
     walk_linear(&d, &r, 16, 70, 129, RV_F16, false);
+    walk_linear(&d, &r, 2, 70, 129, RV_I8, false);
+    walk_linear(&d, &r, 16, 33, 64, RV_I8, false);
+    walk_linear(&d, &r, 2, 70, 129, RV_NF4, false);
+    walk_linear(&d, &r, 16, 33, 64, RV_NF4, false);
     walk_rows(&d, &r, 3, 1);
     walk_rows(&d, &r, 37, 100);
     walk_rows(&d, &r, 200, 96);

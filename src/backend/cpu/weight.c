@@ -4,7 +4,7 @@
 // which the multiply-add kernels read it. For dX the transposed matrix is packed the same way. bf16
 // x bf16 products take two k at a time: [N/32][ceil(K/2)][32][2]. Masters, gradients and optimiser
 // states of every weight are fp32 panels.
-#include "cpu.h"
+#include "quant.h"
 
 #include <string.h>
 
@@ -13,6 +13,10 @@ static int64_t panel_elems(int64_t n, int64_t k, bool paired) {
 }
 
 void rv_cpu_weight_size(rv_weight *w) {
+    if (rv_quantised(w->store)) {
+        rv_quant_size(w);
+        return;
+    }
     size_t size = rv_dtype_size(w->store);
     bool paired = rv_paired(w);
     w->fwd_bytes = (size_t)panel_elems(w->n, w->k, paired) * size;
@@ -124,7 +128,11 @@ rv_status rv_cpu_weight_prepare(rv_ctx *c, rv_weight *w, const void *src, rv_dty
     if (t != RV_F32 && t != RV_BF16 && t != RV_F16) {
         return RV_FAIL(e, RV_ETYPE, "a weight must be f32, bf16 or f16, got %s", rv_dtype_name(t));
     }
-    refresh(c, w, src, t, false);
+    if (rv_quantised(w->store)) {
+        rv_quant_prepare(c, w, src, t);
+    } else {
+        refresh(c, w, src, t, false);
+    }
     return RV_OK;
 }
 
@@ -151,7 +159,11 @@ void rv_cpu_weight_unpack(rv_ctx *c, const rv_weight *w, float *dst, rv_dev mast
 
 void rv_cpu_weight_read(rv_ctx *c, const rv_weight *w, float *dst) {
     (void)c;
-    unpack(w, dst, (const void *)w->fwd.addr, w->store, rv_paired(w));
+    if (rv_quantised(w->store)) {
+        rv_quant_read(w, dst);
+    } else {
+        unpack(w, dst, (const void *)w->fwd.addr, w->store, rv_paired(w));
+    }
 }
 
 // ---- embedding rows ----

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu.h"
+#include "quant.h"
 #include "vec.h"
 
 void ISA(rv_linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l);
@@ -11,6 +12,9 @@ void ISA(rv_linear_dw)(rv_ctx *c, rv_dev dw, rv_dev db, rv_dev dy, rv_dev x, int
                        const rv_weight *w);
 void ISA(rv_lora_dw)(rv_ctx *c, rv_dev da, rv_dev db, rv_dev dy, rv_dev x, rv_dev lora_g, int64_t m,
                      const rv_linear *l);
+
+/// Panels p .. p + panels - 1 of a product with a quantised weight.
+void ISA(rv_quant_product)(const rv_quant_call *q, int64_t p, int64_t panels);
 
 void ISA(rv_rmsnorm)(rv_ctx *c, rv_dev y, rv_dev x, rv_dev w, int64_t m, int64_t n, float eps);
 void ISA(rv_rmsnorm_backward)(rv_ctx *c, rv_dev dx, rv_dev dw, rv_dev dy, rv_dev x, rv_dev w,

@@ -36,14 +36,29 @@ typedef struct {
     int64_t n, k;
     rv_dtype store;
     bool paired;
+    const rv_weight *quantised; // or NULL
+    bool transposed;
 } product;
 
 static product forward_of(const rv_weight *w, rv_dev x) {
-    return (product){rv_f32(x), (const char *)w->fwd.addr, w->n, w->k, w->store, rv_paired(w)};
+    return (product){.x = rv_f32(x),
+                     .panels = (const char *)w->fwd.addr,
+                     .n = w->n,
+                     .k = w->k,
+                     .store = w->store,
+                     .paired = rv_paired(w),
+                     .quantised = rv_quantised(w->store) ? w : NULL};
 }
 
 static product backward_of(const rv_weight *w, rv_dev dy) {
-    return (product){rv_f32(dy), (const char *)w->dx.addr, w->k, w->n, w->store, rv_paired(w)};
+    return (product){.x = rv_f32(dy),
+                     .panels = (const char *)w->dx.addr,
+                     .n = w->k,
+                     .k = w->n,
+                     .store = w->store,
+                     .paired = rv_paired(w),
+                     .quantised = rv_quantised(w->store) ? w : NULL,
+                     .transposed = true};
 }
 
 // Steps as the panels hold them.
@@ -151,6 +166,12 @@ static const void *next_steps(const product *g, const char *panels, size_t size,
 // Rows row0.. of x times `panels` panels from p on. `rounded` holds those rows when paired.
 static void product_group(const product *g, const sums *to, const void *rounded, bool wide,
                           int64_t row0, int64_t rows, int64_t p, int64_t panels) {
+    if (g->quantised) {
+        const rv_quant_call call = {g->quantised, g->transposed, g->x + row0 * g->k,
+                                    rows,         to->c,         to->ldc};
+        ISA(rv_quant_product)(&call, p, panels);
+        return;
+    }
     const int64_t all = steps_of(g);
     const size_t size = (size_t)(RV_PANEL * all) * rv_dtype_size(g->store);
     for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += STEPS) {
