@@ -27,6 +27,7 @@ local ROWS = {
   { "device", "text", "auto|cpu", "where to compute", sets = "device" },
   { "temperature", "number", "T", "of sampling (0: greedy)", sets = "sampling.temperature" },
   { "dtype", "text", "fp32|bf16|fp16", "numbers of the weights", sets = "dtype" },
+  { "base", "text", "none|int8|nf4", "quantise the frozen linear layers", sets = "base" },
   { "data", "text", "FILE.jsonl", "sft: demonstrations in the LLaVA form", sets = "sft.data" },
   { "samples", "integer", "N", "sft: demonstrations to learn from", sets = "sft.samples" },
   { "compare", "text", "DIR...", "report: runs to show beside", rest = true },

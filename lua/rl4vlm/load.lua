@@ -30,6 +30,7 @@ local function options_of(settings, opened, o)
   return {
     device = settings.device,
     dtype = settings.dtype ~= "auto" and settings.dtype or nil,
+    base = settings.base ~= "none" and settings.base or nil,
     threads = settings.threads > 0 and settings.threads or nil,
     adapter = settings.adapter,
     train = o.train and not lora and some(settings.train) or nil,

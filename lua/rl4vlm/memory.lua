@@ -42,6 +42,9 @@ local function advice(plan, options)
   if options.store == "F32" then
     lines[#lines + 1] = "--dtype bf16 halves the weights"
   end
+  if not options.base and not options.train.language then
+    lines[#lines + 1] = "--base int8 or nf4 shrinks frozen layers"
+  end
   if (plan.kv_cache or 0) > plan.total / 10 then
     lines[#lines + 1] = "fewer slots or tokens shrink the cache"
   end

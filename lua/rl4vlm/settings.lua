@@ -60,6 +60,7 @@ M.list = {
   { "sft.data", kind = "string", optional = true },
   { "device", kind = kinds.choice { "auto", "cpu" }, default = "auto" },
   { "dtype", kind = kinds.choice { "auto", "fp32", "bf16", "fp16" }, default = "auto" },
+  { "base", kind = kinds.choice { "none", "int8", "nf4" }, default = "none" },
   { "threads", kind = "whole", default = 0 },
   { "by_model", kind = "table", optional = true, group = true },
 }

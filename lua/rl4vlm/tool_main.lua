@@ -9,6 +9,7 @@ M.model_rows = {
   { "adapter", "text", "DIR", "LoRA adapter in PEFT's layout" },
   { "device", { "auto", "cpu" }, nil, "where to run (default auto)" },
   { "dtype", { "fp32", "bf16", "fp16" }, nil, "how weights are kept (default: fp32 below 1e9 parameters)" },
+  { "base", { "none", "int8", "nf4" }, nil, "quantise the linear layers of decoder and tower" },
   { "threads", "integer", "N", "CPU threads (default: all)" },
 }
 

@@ -36,6 +36,7 @@ Model.__index = Model
 ---@field device? "auto"|"cpu"|"cuda"  default "auto"
 ---@field threads? integer             0: all
 ---@field dtype? "fp32"|"bf16"|"fp16"  default: fp32 below a billion parameters, else as the files
+---@field base? "none"|"int8"|"nf4"    how the frozen linear layers of decoder and tower are kept
 ---@field adapter? string              folder of a LoRA adapter
 ---@field lora? rl4vlm.lora.Options    a fresh adapter
 ---@field train? string[]              parts whose weights learn: vision, connector, language, head
@@ -46,7 +47,7 @@ Model.__index = Model
 ---@field max_rows? integer            rows of one micro-batch
 ---@field recompute? boolean           keep only layer inputs for the backward pass
 ---@field seed? integer                of what begins at random
-local known_options = { "device", "threads", "dtype", "adapter", "lora", "train", "train_adapter",
+local known_options = { "device", "threads", "dtype", "base", "adapter", "lora", "train", "train_adapter",
   "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed" }
 
 local function check_options(options, known)
@@ -102,6 +103,7 @@ local function pick_rows(arch, options, least)
   for key, value in pairs(options) do
     trial[key] = value
   end
+  trial.base = nil -- activations are the same
   trial.train = { language = true, vision = options.train.vision }
   trial.max_rows = least
   repeat
@@ -111,8 +113,22 @@ local function pick_rows(arch, options, least)
   return trial.max_rows // 2
 end
 
+-- A quantised base does not learn itself.
+local function check_base(base, parts)
+  if base ~= nil and base ~= "none" and base ~= "int8" and base ~= "nf4" then
+    error(("base: wanted none, int8 or nf4, came %s"):format(tostring(base)), 0)
+  end
+  for _, part in ipairs(base and base ~= "none" and parts or {}) do
+    if part == "language" then
+      error(("base %s: the language part's weights are frozen, but train names them: learn an adapter beside "
+        .. "them (lora.r = 16), or leave out the base"):format(base), 0)
+    end
+  end
+end
+
 -- What core.new wants to know.
 local function core_options(options, source)
+  check_base(options.base, options.train)
   local train = {}
   for _, part in ipairs(options.train or {}) do
     train[part] = true
@@ -123,7 +139,7 @@ local function core_options(options, source)
   local kind = stores[pick_dtype(options.dtype, source)]
   local o = {
     device = options.device ~= "auto" and options.device or nil, threads = options.threads,
-    store = kind.store, round_x = kind.round_x, train = train, value_head = options.value_head,
+    store = kind.store, round_x = kind.round_x, base = options.base, train = train, value_head = options.value_head,
     recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
     kv_blocks = cache_blocks(options.slots or 0, max_tokens, source.arch.text),
   }
@@ -195,6 +211,7 @@ local function start(self, options, init)
   local source = self.source
   local o, max_tokens = core_options(options, source)
   self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
+  self.base = options.base ~= "none" and options.base or nil
   self.core = core.new(source.arch, o)
   source:match(self.core:params())
   source:hold_companions()
@@ -445,6 +462,10 @@ end
 function Model:save(dir, options)
   options = options or {}
   check_options(options, { "dtype" })
+  if self.base then
+    error(("the base is kept in %s, which is no whole model to write: save_adapter writes what was learned")
+      :format(self.base), 2)
+  end
   checkpoint.write_folder(dir, function(temporary)
     self.source:write_companions(temporary)
     self.source:write_weights(temporary, self.core, options.dtype)

@@ -94,8 +94,8 @@ enum {
 // A prepared weight matrix (N, K). `store` is the type its elements are kept in; `round_x` says
 // that the activations it meets are rounded to bf16 first (bf16 x bf16, fp32 sums). fp32: {F32,
 // false}; 16-bit files kept as they are with fp32 arithmetic: {BF16|F16, false}; --dtype bf16:
-// {BF16, true}. I8 and NF4 are quantised while they are prepared (row-wise int8, blocks of 64 in nf4),
-// with fp32 arithmetic on the widened values; they are frozen: no master, no dW.
+// {BF16, true}. I8 and NF4 are quantised while they are prepared (row-wise int8, blocks of 64 in
+// nf4), with fp32 arithmetic on the widened values; they are frozen: no master, no dW.
 typedef struct {
     int64_t n, k;
     rv_dtype store;

@@ -226,7 +226,9 @@ static void read_train(lua_State *L, int table, bool train[RV_NPARTS]) {
 void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
     static const char *const known[] = {"device",   "device_index", "threads",    "store",
                                         "round_x",  "train",        "value_head", "recompute",
-                                        "max_rows", "kv_blocks",    NULL};
+                                        "max_rows", "kv_blocks",    "base",       NULL};
+    static const char *const bases[] = {"none", "int8", "nf4", NULL};
+    static const rv_dtype base_types[] = {RV_F32, RV_I8, RV_NF4};
     static const char *const stores[] = {"F32", "BF16", "F16", NULL};
     static const rv_dtype types[] = {RV_F32, RV_BF16, RV_F16};
     if (lua_isnoneornil(L, arg)) {
@@ -244,6 +246,7 @@ void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
     o->threads = integer(&r, "threads");
     o->vlm = (rv_vlm_options){.store = types[word(&r, "store", stores)],
                               .round_x = boolean(&r, "round_x"),
+                              .base = base_types[word(&r, "base", bases)],
                               .value_head = boolean(&r, "value_head"),
                               .recompute = boolean(&r, "recompute"),
                               .max_rows = integer(&r, "max_rows"),

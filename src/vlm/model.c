@@ -202,7 +202,32 @@ static void describe(rv_vlm *m) {
     }
 }
 
+// The linear layers of frozen blocks, as bitsandbytes has it but for the connector, which is small.
+static void quantise(rv_vlm *m) {
+    for (int64_t i = 0; i < m->n_params; i++) {
+        rv_param *p = &m->params[i];
+        bool block = p->info.part == RV_PART_LANGUAGE || p->info.part == RV_PART_VISION;
+        if (m->o.base != RV_F32 && block && p->info.linear && !p->info.trained) {
+            p->w.store = m->o.base;
+            p->w.round_x = false;
+        }
+    }
+}
+
+static rv_status check_base(const rv_vlm_options *o, rv_err *e) {
+    if (o->base != RV_F32 && o->base != RV_I8 && o->base != RV_NF4) {
+        return RV_FAIL(e, RV_ETYPE, "base is %s: wanted i8, nf4, or f32 for none",
+                       rv_dtype_name(o->base));
+    }
+    if (o->base != RV_F32 && o->train[RV_PART_LANGUAGE]) {
+        return RV_FAIL(e, RV_EARG, "a base in %s is frozen: train an adapter beside it",
+                       rv_dtype_name(o->base));
+    }
+    return RV_OK;
+}
+
 static rv_status check_options(const rv_vlm_options *o, rv_err *e) {
+    RV_TRY(check_base(o, e));
     if (o->store != RV_F32 && o->store != RV_BF16 && o->store != RV_F16) {
         return RV_FAIL(e, RV_ETYPE, "store is %s: wanted f32, bf16 or f16",
                        rv_dtype_name(o->store));
@@ -243,6 +268,7 @@ rv_status rv_vlm_new(rv_vlm **out, const rv_backend *be, rv_ctx *ctx, const rv_a
                        arch->text.layers);
     }
     describe(m);
+    quantise(m);
     *out = m;
     return RV_OK;
 }

@@ -45,8 +45,9 @@ typedef struct {
 } rv_param_info;
 
 typedef struct {
-    rv_dtype store;        // of matrices: RV_F32, RV_BF16, RV_F16
-    bool round_x;          // --dtype bf16
+    rv_dtype store; // of matrices: RV_F32, RV_BF16, RV_F16
+    bool round_x;   // --dtype bf16
+    rv_dtype base;  // of the frozen towers' linear layers: RV_I8, RV_NF4, or RV_F32: as store
     bool train[RV_NPARTS]; // what learns (all weights of the part)
     bool value_head;       // make the value head
     bool recompute;        // keep only each layer's input for the backward pass

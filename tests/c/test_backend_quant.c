@@ -130,7 +130,8 @@ static void check_shape(const rv_backend *be, rv_dtype store, int64_t n, int64_t
     enum { MOST = 200 };
     static const int64_t rows[] = {1, 2, 3, 4, 5, 7, 8, 12, 96, 97, MOST};
     dev d = dev_open(be, threads);
-    float *src = randoms(1, n * k, 0.3), *x = randoms(2, MOST * k, 1), *dy = randoms(3, MOST * n, 1);
+    float *src = randoms(1, n * k, 0.3), *x = randoms(2, MOST * k, 1),
+          *dy = randoms(3, MOST * n, 1);
     layer q = layer_new(&d, store, src, n, k);
     d.be->weight_read(d.c, &q.w, src);
     layer f = layer_new(&d, RV_F32, src, n, k);

@@ -160,6 +160,24 @@ static void adapters_match_differences(void **state) {
     tiny_free(&t);
 }
 
+static const rv_dtype bases[] = {RV_I8, RV_NF4};
+
+static void adapters_of_a_quantised_base_match_differences(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    for (int i = 0; i < 2; i++) {
+        rv_vlm_options o = frozen_options();
+        o.base = bases[i];
+        tiny t = tiny_new(&a, &o, 1, add_adapters);
+        tiny_batch *b = tiny_batch_new(4, 17);
+        tiny_scores *g = tiny_upstream(1);
+        check_differences(&t, b, g);
+        free(g);
+        free(b);
+        tiny_free(&t);
+    }
+}
+
 static void same_gradients(const tiny *t, float **a, const tiny *u, float **b) {
     for (int64_t i = 0; i < rv_vlm_param_count(t->m); i++) {
         const rv_param_info *p = rv_vlm_param(t->m, i);
@@ -237,6 +255,64 @@ static void a_second_backward_adds(void **state) {
     tiny_free(&t);
 }
 
+// A quantised base is the fp32 model of its values, bit for bit.
+static void quantised_base_is_the_model_of_its_values(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    rv_err e = {0};
+    for (int i = 0; i < 2; i++) {
+        rv_vlm_options o = frozen_options();
+        tiny full = tiny_new(&a, &o, 1, add_adapters);
+        o.base = bases[i];
+        tiny t = tiny_new(&a, &o, 2, add_adapters);
+        for (int64_t k = 0; k < rv_vlm_param_count(t.m); k++) {
+            float *x = tiny_get(&t, k, RV_OF_PARAM);
+            must(rv_vlm_param_set(full.m, k, RV_OF_PARAM, x, RV_F32, &e), &e);
+            free(x);
+        }
+        tiny_batch *b = tiny_batch_new(TINY_SEQS, 21);
+        tiny_scores *g = tiny_upstream(2), *s = tiny_score(&t, &b->b, false);
+        tiny_scores *want = tiny_score(&full, &b->b, false);
+        same_bits("logp", s->logp, want->logp, b->b.n_ask);
+        backward(&full, &b->b, g, 0.5f);
+        backward(&t, &b->b, g, 0.5f);
+        float **x = gradients(&full), **y = gradients(&t);
+        same_gradients(&full, x, &t, y);
+        free_gradients(&full, x);
+        free_gradients(&t, y);
+        free(s), free(want), free(g), free(b);
+        tiny_free(&full);
+        tiny_free(&t);
+    }
+}
+
+static void a_quantised_base_does_not_learn(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    rv_vlm_options o = tiny_options();
+    rv_vlm *m;
+    rv_err e = {0};
+    o.base = RV_NF4;
+    assert_int_equal(rv_vlm_new(&m, rv_backend_cpu(), NULL, &a, &o, &e), RV_EARG);
+    assert_string_equal(e.msg, "a base in nf4 is frozen: train an adapter beside it");
+    o.base = RV_F16;
+    assert_int_equal(rv_vlm_new(&m, rv_backend_cpu(), NULL, &a, &o, &e), RV_ETYPE);
+    assert_string_equal(e.msg, "base is f16: wanted i8, nf4, or f32 for none");
+    // what learns in full is left as it is
+    o = frozen_options();
+    o.base = RV_I8;
+    o.train[RV_PART_VISION] = true;
+    tiny t = tiny_new(&a, &o, 1, NULL);
+    rv_plan plan, less;
+    rv_vlm_memory(t.m, &plan);
+    tiny_free(&t);
+    o.train[RV_PART_VISION] = false;
+    t = tiny_new(&a, &o, 1, NULL);
+    rv_vlm_memory(t.m, &less);
+    assert_true(less.weights < plan.weights);
+    tiny_free(&t);
+}
+
 // A score without gradients, an extension and a switched adapter between score and backward.
 static void what_stands_between_changes_nothing(void **state) {
     (void)state;
@@ -294,8 +370,11 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_match_differences),
         cmocka_unit_test(adapters_match_differences),
+        cmocka_unit_test(adapters_of_a_quantised_base_match_differences),
         cmocka_unit_test(cut_recomputed_and_frozen_agree),
         cmocka_unit_test(a_second_backward_adds),
+        cmocka_unit_test(quantised_base_is_the_model_of_its_values),
+        cmocka_unit_test(a_quantised_base_does_not_learn),
         cmocka_unit_test(what_stands_between_changes_nothing),
         cmocka_unit_test(one_score_at_a_time),
     };

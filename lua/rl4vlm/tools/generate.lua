@@ -108,7 +108,7 @@ function tool.run(o, name)
   local slots = math.max(1, math.min(o.slots or 16, count))
   local out <close> = requests.replies(o.out)
   if count > 0 then
-    model:start { device = o.device, dtype = o.dtype, threads = o.threads, slots = slots,
+    model:start { device = o.device, dtype = o.dtype, base = o.base, threads = o.threads, slots = slots,
       max_tokens = math.max(most, 2) }
     run_all(model, o["in"], settings, out)
   end

@@ -70,6 +70,7 @@ local function plans(model, o)
   local result = {}
   for use, options in pairs(uses) do
     options.device, options.dtype, options.threads = o.device, o.dtype, o.threads
+    options.base = use ~= "full" and o.base or nil -- a quantised base does not learn
     options.slots, options.max_tokens = o.slots, o["max-tokens"]
     result[use] = model:plan_for(options)
   end
@@ -85,7 +86,7 @@ local function describe(model, o, name)
   local result = { model = name, dir = model.dir, family = model.family.name, arch = model.arch,
     eos = json.list(model.eos), parameters = parameters, adapter_parameters = adapter_elements(model),
     stored = { bytes = size.bytes, dtypes = size.dtypes }, dtype = model:dtype_for(o.dtype),
-    slots = o.slots, max_tokens = o["max-tokens"], bytes = plans(model, o) }
+    base = o.base or "none", slots = o.slots, max_tokens = o["max-tokens"], bytes = plans(model, o) }
   probe:close()
   return result
 end
@@ -119,7 +120,8 @@ local function print_text(d)
     print(("%-11s %s parameters"):format("adapter", commas(d.adapter_parameters)))
   end
   print(("%-11s %s at %s, %d slots of %d tokens:"):format("memory", memory.show(d.stored.bytes) .. " stored; kept",
-    d.dtype, d.slots, d.max_tokens))
+    d.base == "none" and d.dtype or ("%s, linear layers %s (full: %s)"):format(d.dtype, d.base, d.dtype), d.slots,
+    d.max_tokens))
   for _, use in ipairs { "inference", "lora", "full" } do
     local b = d.bytes[use]
     local words = {}

@@ -151,7 +151,7 @@ function tool.run(o, name)
   local out <close> = requests.replies(o.out)
   if most > 0 then
     local all = o.grads and not model.opened_adapter and { "vision", "connector", "language", "head" } or nil
-    model:start { device = o.device, dtype = o.dtype, threads = o.threads, train = all,
+    model:start { device = o.device, dtype = o.dtype, base = o.base, threads = o.threads, train = all,
       train_adapter = o.grads ~= nil and model.opened_adapter ~= nil, max_tokens = math.max(most, 2) }
     score_all(model, o, out)
   end

@@ -60,7 +60,7 @@ end
 ---@param call rl4vlm.Call
 function M.run(call)
   call:only { "model", "adapter", "seed", "env-steps", "episodes", "slots", "threads", "device",
-    "temperature", "dtype", "set", "data", "samples" }
+    "temperature", "dtype", "base", "set", "data", "samples" }
   local settings = call:settings(call.recipe)
   local data = plain.of(settings)
   local s = slot.new(rollout.shared(settings, nil, "train", settings.sampling.temperature))

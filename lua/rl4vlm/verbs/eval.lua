@@ -21,6 +21,7 @@ local function identity(settings)
     sampling = data.sampling,
     temperature = settings.eval.temperature,
     dtype = data.dtype,
+    base = data.base,
     model = settings.model,
     adapter = settings.adapter,
     model_hash = hashes.model,
@@ -77,7 +78,7 @@ end
 ---@param call rl4vlm.Call
 function M.run(call)
   call:only { "model", "adapter", "out", "seed", "episodes", "slots", "threads", "device", "temperature",
-    "dtype", "set", "force" }
+    "dtype", "base", "set", "force" }
   local settings = call:settings(call.recipe)
   local out, known = call.values.out, nil
   if out then

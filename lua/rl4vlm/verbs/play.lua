@@ -85,7 +85,7 @@ end
 
 ---@param call rl4vlm.Call
 function M.run(call)
-  call:only { "model", "adapter", "seed", "episodes", "threads", "device", "temperature", "dtype", "set" }
+  call:only { "model", "adapter", "seed", "episodes", "threads", "device", "temperature", "dtype", "base", "set" }
   local settings = call:settings(call.recipe)
   local player = players[settings.model]
   local model = player and stand_in()

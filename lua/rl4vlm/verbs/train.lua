@@ -12,7 +12,8 @@ local M = {}
 
 -- What a new run and one that goes on take, beside what is its kind's alone.
 local OPTIONS = {
-  "model", "adapter", "out", "seed", "episodes", "slots", "threads", "device", "temperature", "dtype", "set",
+  "model", "adapter", "out", "seed", "episodes", "slots", "threads", "device", "temperature", "dtype", "base",
+  "set",
 }
 local RESUME = { "resume", "threads", "force" }
 local OWN = { train = { "env-steps" }, sft = { "samples" } }

@@ -10,8 +10,8 @@
 #include "tile.h"
 
 enum {
-    STEPS = 128,   // of a widened copy: 16 KiB
-    NARROW = 3,    // rows up to which weights are widened in registers
+    STEPS = 128, // of a widened copy: 16 KiB
+    NARROW = 3,  // rows up to which weights are widened in registers
     NV = RV_PANEL / VL,
     AHEAD_BYTES = 1152 // what memory is asked for ahead
 };
@@ -124,8 +124,7 @@ RV_INLINE void scaled(vf w[NV], const float *scale) {
     }
 }
 
-RV_INLINE void int8_rows(const int mr, vf acc[][NV], const char *panel, const float *x,
-                         int64_t k) {
+RV_INLINE void int8_rows(const int mr, vf acc[][NV], const char *panel, const float *x, int64_t k) {
     const float *scale = (const float *)(const void *)panel;
     const int8_t *q = (const int8_t *)panel + RV_QUANT_SCALES;
     for (int64_t s = 0; s < k; s++, q += RV_PANEL) {
