@@ -39,6 +39,10 @@ function File:info(name) end
 ---@return rl4vlm.Slice?
 function File:get(name) end
 
+---Lets a tensor's pages leave the process; they come back from the file when it is read again.
+---@param name string
+function File:drop(name) end
+
 ---@param key string
 ---@return string?
 function File:metadata(key) end

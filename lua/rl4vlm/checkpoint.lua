@@ -215,17 +215,32 @@ function Checkpoint:match(params)
   raise_problems(self, problems)
 end
 
+-- Names of the tensors that the model has, file by file.
+local function in_file_order(self)
+  local names, file = {}, {}
+  for name in pairs(self.role_of) do
+    names[#names + 1], file[name] = name, self.weights:info(name).file
+  end
+  table.sort(names, function(a, b)
+    return file[a] < file[b] or file[a] == file[b] and a < b
+  end)
+  return names
+end
+
 ---Sets every parameter of `core` from the files, or as a fresh model begins.
 ---@param core userdata
 ---@param seed? integer  of a fresh model
 ---@param init? fun(role: string, shape: integer[]): string|userdata|nil, number?  nil: the family's rule
 function Checkpoint:load(core, seed, init)
-  for role, name in pairs(self.name_of) do
-    if self.weights then
-      core:set(role, self.weights:get(name))
-    else
-      core:set(role, M.initial(role, self.shape_of[role], seed, init or self.family.init, self.family.init))
+  if self.weights then
+    for _, name in ipairs(in_file_order(self)) do
+      core:set(self.role_of[name], self.weights:get(name))
+      self.weights:drop(name) -- the mapped file and its copy are never resident at once
     end
+    return
+  end
+  for role, shape in pairs(self.shape_of) do
+    core:set(role, M.initial(role, shape, seed, init or self.family.init, self.family.init))
   end
 end
 

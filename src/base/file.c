@@ -1,4 +1,5 @@
-#define _XOPEN_SOURCE 700
+#define _DEFAULT_SOURCE // madvise
+#define _XOPEN_SOURCE   700
 #include "file.h"
 
 #include <errno.h>
@@ -50,6 +51,13 @@ void rv_map_close(rv_map *m) {
         munmap((void *)(uintptr_t)m->data, m->size);
     }
     *m = (rv_map){NULL, 0};
+}
+
+void rv_map_drop(const void *data, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)data / page * page;
+    if (bytes) {
+        madvise((void *)first, (uintptr_t)data + bytes - first, MADV_DONTNEED);
+    }
 }
 
 bool rv_is_stream(const char *path) {

@@ -22,6 +22,10 @@ typedef struct {
 rv_status rv_map_open(rv_map *m, const char *path, rv_err *e);
 void rv_map_close(rv_map *m);
 
+/// Tells the system that a part of a mapped file is not needed now: its pages leave the process and
+/// come back from the file when they are read again.
+void rv_map_drop(const void *data, size_t bytes);
+
 // A file being written under a temporary name beside its own; a stream has none (temp NULL).
 typedef struct {
     FILE *f;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "file.h"
 #include "slice.h"
 
 #define FILE_MT   "rv.safetensors"
@@ -83,6 +84,15 @@ static int file_get(lua_State *L) {
     }
     rv_slice_push_view(L, t->type, t->dtype, t->ndim, t->dim, t->data, t->bytes, 1);
     return 1;
+}
+
+// f:drop(name): the tensor's pages leave the process until it is read again
+static int file_drop(lua_State *L) {
+    const rv_safetensor *t = rv_safetensors_find(check_file(L), luaL_checkstring(L, 2));
+    if (t) {
+        rv_map_drop(t->data, t->bytes);
+    }
+    return 0;
 }
 
 // f:metadata(key) -> text or nil
@@ -289,8 +299,8 @@ static void new_class(lua_State *L, const char *name, const luaL_Reg *methods, l
 int luaopen_rv_safetensors(lua_State *L);
 int luaopen_rv_safetensors(lua_State *L) {
     static const luaL_Reg file_methods[] = {
-        {"names", file_names},       {"info", file_info}, {"get", file_get},
-        {"metadata", file_metadata}, {NULL, NULL},
+        {"names", file_names}, {"info", file_info},         {"get", file_get},
+        {"drop", file_drop},   {"metadata", file_metadata}, {NULL, NULL},
     };
     static const luaL_Reg writer_methods[] = {
         {"next", writer_next}, {"put", writer_put}, {"commit", writer_commit},
