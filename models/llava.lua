@@ -231,36 +231,11 @@ end
 
 -- ---- messages ----
 
-local function content_of(message)
-  local content = message.content
-  return type(content) == "string" and { { type = "text", text = content } } or content
-end
-
-local function write_parts(out, images, message)
-  local content = content_of(message)
-  for _, item in ipairs(content) do
-    if item.type == "image" then
-      out[#out + 1] = "<image>\n"
-      images[#images + 1] = item
-    end
-  end
-  for _, item in ipairs(content) do
-    if item.type == "text" then
-      out[#out + 1] = item.text .. " "
-    end
-  end
-end
-
-local function vicuna(messages)
-  local out, images = {}, {}
-  for _, message in ipairs(messages) do
-    if message.role ~= "system" then
-      out[#out + 1] = message.role:upper() .. ": "
-    end
-    write_parts(out, images, message)
-  end
-  return table.concat(out) .. "ASSISTANT:", images
-end
+---The template of a folder that brings none: Vicuna's roles, images before the text.
+M.chat_template = "{% for message in messages %}{% if message.role != 'system' %}{{ message.role | upper }}: "
+  .. "{% endif %}{% for part in message.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor %}"
+  .. "{% for part in message.content if part.type == 'text' %}{{ part.text }} {% endfor %}{% endfor %}"
+  .. "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 
 ---A template that leaves text and images of a message where they stand: what never changes can go before
 ---the image, where the key/value cache shares it.
@@ -268,45 +243,6 @@ M.in_order_template = "{% for message in messages %}{{ message['role'].upper() +
   .. "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>' }}{% else %}"
   .. "{{ item['text'] }}{% endif %}{% endfor %}{{ ' ' }}{% endfor %}"
   .. "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-
-local function in_order(messages)
-  local out, images = {}, {}
-  for _, message in ipairs(messages) do
-    out[#out + 1] = message.role:upper() .. ": "
-    for _, item in ipairs(content_of(message)) do
-      out[#out + 1] = item.type == "image" and "<image>" or item.text
-      images[#images + 1] = item.type == "image" and item or nil
-    end
-    out[#out + 1] = " "
-  end
-  return table.concat(out) .. "ASSISTANT:", images
-end
-
--- The texts that LLaVA-1.5's template can write; any template made of just these is that template.
-local vicuna_words = { [": "] = true, ["<image>\n"] = true, ["<image>\\n"] = true, [" "] = true,
-  ["ASSISTANT:"] = true, role = true, content = true, type = true, equalto = true, image = true,
-  text = true, system = true, assistant = true, user = true }
-
----The function that writes messages as a prompt for a checkpoint's chat template.
----@param template string?  Jinja text; nil: the family's own
----@return (fun(messages: table[]): string, table[])? write  gives the prompt and its image items
----@return string? err
-function M.chat(template)
-  if template == M.in_order_template then
-    return in_order
-  elseif template then
-    local text = template:gsub("{#.-#}", "")
-    if not text:find("ASSISTANT:", 1, true) or not text:find("upper()", 1, true) then
-      return nil, "a chat template that is not LLaVA-1.5's"
-    end
-    for _, word in text:gmatch("(['\"])(.-)%1") do
-      if not vicuna_words[word] then
-        return nil, ("a chat template that is not LLaVA-1.5's (it writes %q)"):format(word)
-      end
-    end
-  end
-  return vicuna
-end
 
 -- ---- a fresh model ----
 

@@ -172,7 +172,7 @@ local function rows(op, a, b)
   elseif op == "*" and is_row(b) and is_number(a) and math.type(value.number(a)) == "integer" then
     return repeated(b, value.number(a))
   elseif op == "%" and type(a) == "string" then
-    fail("formatting a text with %% is not supported")
+    fail("formatting a text with % is not supported")
   end
 end
 

@@ -189,7 +189,7 @@ function Lexer:raw(at)
   local first, _, sign, stop = self.source:find("{%%([-+]?)%s*endraw%s*()", at)
   local after = first and self:tag_end(stop, "%}")
   if not after then
-    self:fail(at, "a raw block that does not end with {%% endraw %%}")
+    self:fail(at, "a raw block that does not end with {% endraw %}")
   end
   self:data(at, first - 1, sign, true)
   return after

@@ -3,11 +3,11 @@
 -- The numbers are rl4vlm.core's; this file puts files, tokenizer, images and adapters around them.
 -- Token ids are data and count from 0.
 local adapter = require "rl4vlm.adapter"
+local chat_template = require "rl4vlm.chat_template"
 local checkpoint = require "rl4vlm.checkpoint"
 local core = require "rl4vlm.core"
 local fs = require "rl4vlm.fs"
 local generation = require "rl4vlm.generation"
-local json = require "rl4vlm.json"
 local memory = require "rl4vlm.memory"
 local model_name = require "rl4vlm.model_name"
 local optimizer = require "rl4vlm.optimizer"
@@ -29,6 +29,7 @@ local M = {}
 ---@field image_token integer   id that stands for one row of an image
 ---@field image_tokens integer  rows of an image
 ---@field dir string            folder that it was loaded from
+---@field template? string      a chat template that stands above the checkpoint's
 local Model = { __name = "rl4vlm.Model" }
 Model.__index = Model
 
@@ -47,8 +48,9 @@ Model.__index = Model
 ---@field max_rows? integer            rows of one micro-batch
 ---@field recompute? boolean           keep only layer inputs for the backward pass
 ---@field seed? integer                of what begins at random
+---@field template? string             a chat template that stands above the checkpoint's
 local known_options = { "device", "threads", "dtype", "base", "adapter", "lora", "train", "train_adapter",
-  "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed" }
+  "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed", "template" }
 
 local function check_options(options, known)
   local set = {}
@@ -181,20 +183,6 @@ local function fill(self, options, init)
   end
 end
 
-local function read_template(dir)
-  local jinja = fs.read_file(dir .. "/chat_template.jinja")
-  if jinja then
-    return jinja
-  end
-  for _, file in ipairs { "chat_template.json", "tokenizer_config.json" } do
-    local object = json.decode(fs.read_file(dir .. "/" .. file) or "")
-    local template = type(object) == "table" and object.chat_template
-    if type(template) == "string" then
-      return template
-    end
-  end
-end
-
 -- The model around an opened (or fresh) checkpoint, without its numbers.
 local function describe(source, opened)
   local self = setmetatable({ dir = source.dir, source = source, family = source.family,
@@ -209,6 +197,7 @@ end
 -- Takes the memory and sets every number.
 local function start(self, options, init)
   local source = self.source
+  self.template = options.template or self.template
   local o, max_tokens = core_options(options, source)
   self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
   self.base = options.base ~= "none" and options.base or nil
@@ -338,20 +327,34 @@ function Model:text(ids)
   return ok and text or nil
 end
 
----Writes messages as a prompt with the family's chat template, and the generation prompt behind it.
+local function placeholders(text, mark)
+  local n, at = 0, 1
+  while true do
+    local first, last = text:find(mark, at, true)
+    if not first then
+      return n
+    end
+    n, at = n + 1, last + 1
+  end
+end
+
+---Writes messages as a prompt with the checkpoint's chat template (or the one that `template` holds), and the
+---generation prompt behind it.
 ---@param messages table[]  Hugging Face's list form: {role =, content = TEXT or list of
 ---{type = "text", text =} and {type = "image", image =}}
 ---@return string text
 ---@return table images  what stood under `image` (or path, url), in the order of the placeholders
 function Model:chat(messages)
-  if not self.write_chat then
-    local write, err = self.family.chat(read_template(self.dir))
-    if not write then
-      error(("%s: %s: write the prompt as text"):format(self.dir, err), 0)
-    end
-    self.write_chat = write
+  if not self.chat_format then
+    self.chat_format = chat_template.open(self.dir, self.family.chat_template, self.template)
   end
-  local text, items = self.write_chat(messages)
+  local text, items = self.chat_format:write(messages)
+  local mark = self.tokenizer:token(self.image_token)
+  local found = mark and placeholders(text, mark) or #items
+  if found ~= #items then
+    error(("%s: wrote %d times %s, but the messages have %d images"):format(self.chat_format.template.name, found, mark,
+      #items), 0)
+  end
   local images = {}
   for i, item in ipairs(items) do
     images[i] = item.image or item.path or item.url or item
