@@ -51,16 +51,22 @@ static const rv_processor_type *find_type(const char *name) {
     return NULL;
 }
 
-static rv_status unknown_type(const char *name, rv_err *e) {
-    char list[512] = "";
-    for (int i = 0; i < N_TYPES; i++) {
-        size_t n = strlen(list);
-        snprintf(list + n, sizeof list - n, "%s%s",
-                 i == 0             ? ""
-                 : i == N_TYPES - 1 ? " and "
-                                    : ", ",
-                 types[i].name);
+// "a, b and c".
+static void write_list(char *out, size_t size, const char *const *names, int n) {
+    size_t at = 0;
+    for (int i = 0; i < n && at < size; i++) {
+        const char *glue = i == 0 ? "" : i == n - 1 ? " and " : ", ";
+        at += (size_t)snprintf(out + at, size - at, "%s%s", glue, names[i]);
     }
+}
+
+static rv_status unknown_type(const char *name, rv_err *e) {
+    const char *names[N_TYPES];
+    for (int i = 0; i < N_TYPES; i++) {
+        names[i] = types[i].name;
+    }
+    char list[512];
+    write_list(list, sizeof list, names, N_TYPES);
     return RV_FAIL(e, RV_EUNSUPPORTED, "image processor type %s%s%s is not known; known are %s",
                    name ? "\"" : "", name ? name : "(not given)", name ? "\"" : "", list);
 }
@@ -167,12 +173,26 @@ static bool listed(const char *const *list, const char *word) {
     return *list != NULL;
 }
 
+static rv_status foreign_option(const rv_processor *p, const char *key, rv_err *e) {
+    const char *names[32];
+    int n = 0;
+    for (const char *const *o = shared_options; *o; o++) {
+        names[n++] = *o;
+    }
+    for (const char *const *o = p->pipeline->options; *o; o++) {
+        names[n++] = *o;
+    }
+    char list[256];
+    write_list(list, sizeof list, names, n);
+    return RV_FAIL(e, RV_EARG, "option \"%s\": %s takes %s", key, p->type, list);
+}
+
 static rv_status check_options(const rv_processor *p, const json_t *options, rv_err *e) {
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)options, key, v) {
         if (!listed(shared_options, key) && !listed(p->pipeline->options, key)) {
-            return RV_FAIL(e, RV_EARG, "option \"%s\": %s has no such thing", key, p->type);
+            return foreign_option(p, key, e);
         }
     }
     return RV_OK;

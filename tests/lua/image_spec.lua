@@ -1,8 +1,6 @@
--- Images: pixels, files, Pillow's resize, broken files. The real files are in $RL4VLM_PARITY/preprocess.
+-- Images: pixels, files, Pillow's resize, broken files.
 local hash = require "rl4vlm.hash"
 local image = require "rl4vlm.image"
-local json = require "rl4vlm.json"
-local processor = require "rl4vlm.processor"
 local rng = require "rl4vlm.rng"
 
 local function raises(message, f, ...)
@@ -196,103 +194,5 @@ describe("a broken image file", function()
       end
       pcall(image.decode, bytes)
     end
-  end)
-end)
-
-describe("the processor", function()
-  local folder
-
-  local function with(config)
-    local f = assert(io.open(folder .. "/preprocessor_config.json", "w"))
-    f:write(type(config) == "table" and json.encode(config) or config)
-    f:close()
-    return processor.load(folder)
-  end
-
-  setup(function()
-    folder = os.tmpname()
-    os.remove(folder)
-    assert(require("rl4vlm.fs").mkdirs(folder))
-  end)
-  teardown(function()
-    os.remove(folder .. "/preprocessor_config.json")
-    os.remove(folder)
-  end)
-
-  local function pixel(p, img, c, x, y)
-    local pixels = p:pixels(img)
-    local _, h, w = table.unpack(pixels:shape())
-    return (("<f"):unpack(pixels:data(), ((c * h + y) * w + x) * 4 + 1))
-  end
-
-  it("scales and normalises", function()
-    local p = with { image_processor_type = "CLIPImageProcessor", do_resize = false, do_center_crop = false }
-    local img = noise(5, 4, 1)
-    assert.same({ 3, 4, 5 }, p:pixels(img):shape())
-    local mean, std = { 0.48145466, 0.4578275, 0.40821073 }, { 0.26862954, 0.26130258, 0.27577711 }
-    for c = 0, 2 do
-      local byte = select(c + 1, img:get(3, 2))
-      assert.is_true(math.abs(pixel(p, img, c, 3, 2) - (byte / 255 - mean[c + 1]) / std[c + 1]) < 1e-6)
-    end
-    p = with { image_processor_type = "CLIPImageProcessor", do_resize = false, do_center_crop = false,
-      do_rescale = false, do_normalize = false }
-    assert.equal((img:get(3, 2)), pixel(p, img, 0, 3, 2))
-  end)
-
-  it("keeps the aspect ratio and crops the middle", function()
-    local plain = { image_processor_type = "CLIPImageProcessor", do_rescale = false, do_normalize = false,
-      size = { shortest_edge = 8 }, crop_size = { height = 8, width = 8 } }
-    local p, img = with(plain), noise(21, 10, 2)
-    local whole = img:resize(16, 8) -- int(8 * 21 / 10)
-    assert.same({ 3, 8, 8 }, p:pixels(img):shape())
-    assert.equal((whole:get(4, 3)), pixel(p, img, 0, 0, 3))
-    assert.equal((whole:get(11, 7)), pixel(p, img, 0, 7, 7))
-    plain.crop_size = { height = 11, width = 20 } -- larger: black around, the odd row on top
-    p = with(plain)
-    assert.equal(0, pixel(p, img, 0, 1, 5))
-    assert.equal(0, pixel(p, img, 0, 5, 1))
-    assert.equal((whole:get(0, 0)), pixel(p, img, 0, 2, 2))
-    assert.equal((whole:get(15, 7)), pixel(p, img, 0, 17, 9))
-  end)
-
-  it("resizes to a fixed size with any filter", function()
-    local img = noise(30, 20, 3)
-    for code, name in pairs { "lanczos", "bilinear", "bicubic", "box", "hamming" } do
-      local p = with { image_processor_type = "CLIPImageProcessor", do_rescale = false, do_normalize = false,
-        do_center_crop = false, size = { height = 10, width = 15 }, resample = code }
-      assert.same({ 3, 10, 15 }, p:pixels(img):shape())
-      assert.equal((img:resize(15, 10, name):get(7, 6)), pixel(p, img, 0, 7, 6))
-    end
-  end)
-
-  it("sees long strips without making all of them", function()
-    local p = with { image_processor_type = "CLIPImageProcessorFast", size = 336, crop_size = 336 }
-    assert.same({ 3, 336, 336 }, p:pixels(image.new(16000, 3)):shape())
-  end)
-
-  it("refuses bad configurations, naming file and key", function()
-    local known = "CLIPImageProcessor, LlavaImageProcessor, SiglipImageProcessor, LlavaNextImageProcessor, " ..
-      "Qwen2VLImageProcessor, Idefics3ImageProcessor and SmolVLMImageProcessor"
-    local cases = {
-      { { image_processor_type = "Qwen9ImageProcessor" },
-        'image processor type "Qwen9ImageProcessor" is not known; known are ' .. known },
-      { "{}", "image processor type (not given) is not known; known are " .. known },
-      { { size = { height = 3 } },
-        '"size": wanted an integer, {"shortest_edge"}, {"longest_edge"} or {"height", "width"}' },
-      { { size = { shortest_edge = "a" } }, '"size": "shortest_edge": wanted an integer, got a string' },
-      { { crop_size = 0 }, '"crop_size": wanted an integer from 1 to 16384, got 0' },
-      { { resample = 0 }, '"resample": code 0 (nearest) is not supported' },
-      { { resample = 9 }, '"resample": wanted an integer from 0 to 5, got 9' },
-      { { image_mean = { 1, 2 } }, '"image_mean": wanted three numbers' },
-      { { image_std = { 1, 0, 1 } }, '"image_std": wanted numbers other than 0' },
-      { { do_resize = 1 }, '"do_resize": wanted true or false, got a number' },
-    }
-    for _, case in ipairs(cases) do
-      if type(case[1]) == "table" then
-        case[1].image_processor_type = case[1].image_processor_type or "CLIPImageProcessor"
-      end
-      raises(folder .. "/preprocessor_config.json: " .. case[2], with, case[1])
-    end
-    raises("cannot open /no/such/preprocessor_config.json: No such file or directory", processor.load, "/no/such")
   end)
 end)
