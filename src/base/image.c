@@ -20,7 +20,7 @@ rv_status rv_image_new(rv_image *im, int64_t w, int64_t h, const uint8_t rgb[3],
                        (long long)w, (long long)h);
     }
     *im = (rv_image){(int)w, (int)h, px};
-    for (int64_t i = 0; i < w * h; i++) {
+    for (int64_t i = 0; rgb && i < w * h; i++) {
         memcpy(px + 3 * i, rgb, 3);
     }
     return RV_OK;
@@ -44,7 +44,7 @@ rv_status rv_image_crop(rv_image *out, const rv_image *im, int64_t x, int64_t y,
                        "crop of %lld x %lld pixels at (%lld, %lld) leaves the image of %d x %d",
                        (long long)w, (long long)h, (long long)x, (long long)y, im->w, im->h);
     }
-    RV_TRY(rv_image_new(out, w, h, (const uint8_t[3]){0, 0, 0}, e));
+    RV_TRY(rv_image_new(out, w, h, NULL, e));
     for (int row = 0; row < out->h; row++) {
         memcpy(rv_image_at(out, 0, row), rv_image_at(im, (int)x, (int)y + row), (size_t)w * 3);
     }

@@ -23,7 +23,7 @@ typedef struct {
     uint8_t *px; // (h, w, 3)
 } rv_image;
 
-/// Makes an image filled with one colour. Errors: RV_EARG (a side outside 1..RV_IMAGE_MAX_SIDE, or
+/// Makes an image filled with one colour; NULL: with whatever the memory held. Errors: RV_EARG (a side outside 1..RV_IMAGE_MAX_SIDE, or
 /// too many pixels), RV_ENOMEM; `im` is then "no image".
 rv_status rv_image_new(rv_image *im, int64_t w, int64_t h, const uint8_t rgb[3], rv_err *e);
 

@@ -245,7 +245,7 @@ rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char
     if (!px) {
         return RV_FAIL(e, RV_EFORMAT, "%s: bad %s: %s", name, format, stbi_failure_reason());
     }
-    rv_status st = rv_image_new(out, w, h, (const uint8_t[3]){0, 0, 0}, e);
+    rv_status st = rv_image_new(out, w, h, NULL, e);
     if (st == RV_OK) {
         flatten(out, px, channels);
     } else {

@@ -2,6 +2,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "mem.h"
 
@@ -117,82 +120,164 @@ static rv_status kernel_make(kernel *k, int in, int64_t size, int64_t first, int
     return RV_OK;
 }
 
+// ---- the inner loop: weighted sums of lines of bytes ----
+
+enum { LANES = 48 };
+
 static uint8_t clip8(int32_t x) {
     x >>= PRECISION;
     return (uint8_t)(x < 0 ? 0 : x > 255 ? 255 : x);
 }
 
-static void resize_rows(const rv_image *out, const rv_image *im, const kernel *k) {
-    for (int y = 0; y < out->h; y++) {
-        uint8_t *to = rv_image_at(out, 0, y);
-        for (int x = 0; x < out->w; x++, to += 3) {
-            const uint8_t *from = rv_image_at(im, k->first[x], y);
-            const int32_t *w = k->weight + (int64_t)x * k->taps;
-            int32_t r = 1 << (PRECISION - 1), g = r, b = r;
-            for (int t = 0; t < k->count[x]; t++, from += 3) {
-                r += from[0] * w[t];
-                g += from[1] * w[t];
-                b += from[2] * w[t];
+// n bytes: the sum of `taps` lines, `stride` bytes apart, each times its weight.
+typedef void weigh_fn(uint8_t *to, const uint8_t *from, int64_t stride, const int32_t *w, int taps,
+                      int n);
+
+static void weigh_plain(uint8_t *to, const uint8_t *from, int64_t stride, const int32_t *w,
+                        int taps, int n) {
+    for (int i = 0; i < n; i += LANES) {
+        int32_t sum[LANES];
+        int m = n - i < LANES ? n - i : LANES;
+        for (int j = 0; j < LANES; j++) {
+            sum[j] = 1 << (PRECISION - 1);
+        }
+        for (int t = 0; t < taps; t++) {
+            const uint8_t *line = from + t * stride + i;
+            for (int j = 0; j < m; j++) {
+                sum[j] += line[j] * w[t];
             }
-            to[0] = clip8(r);
-            to[1] = clip8(g);
-            to[2] = clip8(b);
+        }
+        for (int j = 0; j < m; j++) {
+            to[i + j] = clip8(sum[j]);
         }
     }
 }
 
-// Adds weighted rows whole: the inner loop runs along memory.
-static void resize_columns(const rv_image *out, const rv_image *im, const kernel *k, int32_t *acc) {
-    int n = out->w * 3;
+#ifdef __x86_64__
+// Sixteen sums, cut to bytes by saturation.
+__attribute__((target("avx2"))) static inline void put16(uint8_t *to, __m256i a, __m256i b) {
+    __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(a, PRECISION),
+                                       _mm256_srai_epi32(b, PRECISION)); // by halves: a b a b
+    words = _mm256_permute4x64_epi64(words, 0xD8);
+    __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+    _mm_storeu_si128((__m128i_u *)to, _mm_packus_epi16(low, high));
+}
+
+__attribute__((target("avx2"))) static inline void
+weigh_strip(uint8_t *to, const uint8_t *from, int64_t stride, const int32_t *w, int taps) {
+    enum { STEPS = LANES / 8 };
+    __m256i sum[STEPS];
+    for (int i = 0; i < STEPS; i++) {
+        sum[i] = _mm256_set1_epi32(1 << (PRECISION - 1));
+    }
+    for (int t = 0; t < taps; t++, from += stride) {
+        __m256i k = _mm256_set1_epi32(w[t]);
+        for (int i = 0; i < STEPS; i++) {
+            __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)(from + 8 * i)));
+            sum[i] = _mm256_add_epi32(sum[i], _mm256_mullo_epi32(v, k));
+        }
+    }
+    for (int i = 0; i < STEPS; i += 2) {
+        put16(to + 8 * i, sum[i], sum[i + 1]);
+    }
+}
+
+__attribute__((target("avx2"))) static void
+weigh_avx2(uint8_t *to, const uint8_t *from, int64_t stride, const int32_t *w, int taps, int n) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        weigh_strip(to + i, from + i, stride, w, taps);
+    }
+    weigh_plain(to + i, from + i, stride, w, taps, n - i);
+}
+
+static weigh_fn *pick_weigh(void) {
+    return __builtin_cpu_supports("avx2") ? weigh_avx2 : weigh_plain;
+}
+#else
+static weigh_fn *pick_weigh(void) { return weigh_plain; }
+#endif
+
+// ---- two passes ----
+
+enum {
+    BAND = LANES / 3
+}; // rows that are resized together: with three channels they fill the lanes
+
+// Turns rows y .. of `im` into columns: the bytes of a channel of a pixel lie BAND together.
+static void band_in(uint8_t *to, const rv_image *im, int y) {
+    const uint8_t *row[BAND];
+    for (int r = 0; r < BAND; r++) {
+        row[r] = rv_image_at(im, 0, y + r < im->h ? y + r : im->h - 1);
+    }
+    for (int i = 0; i < im->w * 3; i++) {
+        for (int r = 0; r < BAND; r++) {
+            *to++ = row[r][i];
+        }
+    }
+}
+
+static void band_out(const rv_image *im, int y, const uint8_t *from) {
+    for (int r = 0; r < BAND && y + r < im->h; r++) {
+        uint8_t *row = rv_image_at(im, 0, y + r);
+        for (int i = 0; i < im->w * 3; i++) {
+            row[i] = from[i * BAND + r];
+        }
+    }
+}
+
+static void resize_rows(const rv_image *out, const rv_image *im, const kernel *k, uint8_t *band) {
+    weigh_fn *weigh = pick_weigh();
+    uint8_t *in = band, *made = band + (int64_t)im->w * LANES;
+    for (int y = 0; y < im->h; y += BAND) {
+        band_in(in, im, y);
+        for (int x = 0; x < out->w; x++) {
+            weigh(made + (int64_t)x * LANES, in + (int64_t)k->first[x] * LANES, LANES,
+                  k->weight + (int64_t)x * k->taps, k->count[x], LANES);
+        }
+        band_out(out, y, made);
+    }
+}
+
+static void resize_columns(const rv_image *out, const rv_image *im, const kernel *k) {
+    weigh_fn *weigh = pick_weigh();
     for (int y = 0; y < out->h; y++) {
-        for (int i = 0; i < n; i++) {
-            acc[i] = 1 << (PRECISION - 1);
-        }
-        for (int t = 0; t < k->count[y]; t++) {
-            const uint8_t *from = rv_image_at(im, 0, k->first[y] + t);
-            int32_t w = k->weight[(int64_t)y * k->taps + t];
-            for (int i = 0; i < n; i++) {
-                acc[i] += from[i] * w;
-            }
-        }
-        uint8_t *to = rv_image_at(out, 0, y);
-        for (int i = 0; i < n; i++) {
-            to[i] = clip8(acc[i]);
-        }
+        weigh(rv_image_at(out, 0, y), rv_image_at(im, 0, k->first[y]), (int64_t)im->w * 3,
+              k->weight + (int64_t)y * k->taps, k->count[y], out->w * 3);
     }
 }
 
 static rv_status resize_width(rv_image *out, const rv_image *im, int64_t w, rv_window part,
                               rv_filter filter, rv_err *e) {
     kernel k;
-    RV_TRY(rv_image_new(out, part.w, im->h, (const uint8_t[3]){0, 0, 0}, e));
+    RV_TRY(rv_image_new(out, part.w, im->h, NULL, e));
     rv_status s = kernel_make(&k, im->w, w, part.x, out->w, filter, e);
-    if (s != RV_OK) {
-        rv_image_free(out);
-        return s;
-    }
-    resize_rows(out, im, &k);
-    kernel_free(&k);
-    return RV_OK;
-}
-
-static rv_status resize_height(rv_image *out, const rv_image *im, int64_t h, rv_window part,
-                               rv_filter filter, rv_err *e) {
-    kernel k;
-    RV_TRY(rv_image_new(out, im->w, part.h, (const uint8_t[3]){0, 0, 0}, e));
-    rv_status s = kernel_make(&k, im->h, h, part.y, out->h, filter, e);
-    int32_t *acc = s == RV_OK ? rv_calloc((int64_t)out->w * 3, sizeof *acc) : NULL;
-    if (acc) {
-        resize_columns(out, im, &k, acc);
-        free(acc);
+    uint8_t *band = s == RV_OK ? rv_calloc((int64_t)im->w + out->w, LANES) : NULL;
+    if (band) {
+        resize_rows(out, im, &k, band);
+        free(band);
     } else {
         rv_image_free(out);
     }
     if (s == RV_OK) {
         kernel_free(&k);
-        s = acc ? RV_OK : RV_FAIL(e, RV_ENOMEM, "out of memory while resizing");
+        s = band ? RV_OK : RV_FAIL(e, RV_ENOMEM, "out of memory while resizing");
     }
     return s;
+}
+
+static rv_status resize_height(rv_image *out, const rv_image *im, int64_t h, rv_window part,
+                               rv_filter filter, rv_err *e) {
+    kernel k;
+    RV_TRY(rv_image_new(out, im->w, part.h, NULL, e));
+    rv_status s = kernel_make(&k, im->h, h, part.y, out->h, filter, e);
+    if (s != RV_OK) {
+        rv_image_free(out);
+        return s;
+    }
+    resize_columns(out, im, &k);
+    kernel_free(&k);
+    return RV_OK;
 }
 
 rv_status rv_image_resize(rv_image *out, const rv_image *im, int64_t w, int64_t h, rv_filter filter,
@@ -216,19 +301,21 @@ rv_status rv_image_resize_window(rv_image *out, const rv_image *im, int64_t w, i
     // A dimension that keeps its size is only cut, before the other pass (where it costs nothing).
     rv_window keep = {w == im->w ? part.x : 0, h == im->h ? part.y : 0, w == im->w ? part.w : im->w,
                       h == im->h ? part.h : im->h};
-    rv_image cut, wide = {0, 0, NULL};
-    RV_TRY(rv_image_crop(&cut, im, keep.x, keep.y, keep.w, keep.h, e));
+    rv_image now = {0, 0, NULL}, next;
     rv_status s = RV_OK;
-    if (w != im->w) {
-        s = resize_width(&wide, &cut, w, part, filter, e);
-        rv_image_free(&cut);
-        cut = wide;
+    if (keep.w != im->w || keep.h != im->h || (w == im->w && h == im->h)) {
+        s = rv_image_crop(&now, im, keep.x, keep.y, keep.w, keep.h, e);
+    }
+    if (s == RV_OK && w != im->w) {
+        s = resize_width(&next, now.px ? &now : im, w, part, filter, e);
+        rv_image_free(&now);
+        now = next;
     }
     if (s == RV_OK && h != im->h) {
-        s = resize_height(out, &cut, h, part, filter, e);
-        rv_image_free(&cut);
-    } else {
-        *out = cut;
+        s = resize_height(&next, now.px ? &now : im, h, part, filter, e);
+        rv_image_free(&now);
+        now = next;
     }
+    *out = now;
     return s;
 }

@@ -75,7 +75,7 @@ static int image_from_bytes(lua_State *L) {
     const char *bytes = luaL_checklstring(L, 3, &n);
     rv_image *im = rv_bind_image_new(L);
     rv_err e;
-    if (rv_image_new(im, w, h, (const uint8_t[3]){0, 0, 0}, &e) != RV_OK) {
+    if (rv_image_new(im, w, h, NULL, &e) != RV_OK) {
         return rv_bind_raise(L, &e);
     }
     if (n != rv_image_bytes(im)) {

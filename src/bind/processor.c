@@ -126,7 +126,7 @@ static int processor_view(lua_State *L) {
     rv_layout l = layout_of(L, p, im->w, im->h);
     push_layout(L, &l);
     int64_t dim[] = {l.tiles * l.h * l.w, (int64_t)3 * p->temporal * p->patch * p->patch};
-    rv_slice *out = rv_slice_push(L, RV_F32, 2, dim);
+    rv_slice *out = rv_slice_push_raw(L, RV_F32, 2, dim);
     rv_err e;
     if (rv_processor_patches(p, im, &l, rv_slice_bytes(out), &e) != RV_OK) {
         return rv_bind_raise(L, &e);
@@ -141,7 +141,7 @@ static int processor_pixels(lua_State *L) {
     const rv_image *im = rv_bind_image_check(L, 2);
     rv_layout l = layout_of(L, p, im->w, im->h);
     int64_t dim[4];
-    rv_slice *out = rv_slice_push(L, RV_F32, rv_processor_pixel_shape(p, &l, dim), dim);
+    rv_slice *out = rv_slice_push_raw(L, RV_F32, rv_processor_pixel_shape(p, &l, dim), dim);
     rv_err e;
     return rv_processor_pixels(p, im, &l, rv_slice_bytes(out), &e) == RV_OK ? 1
                                                                             : rv_bind_raise(L, &e);

@@ -22,7 +22,7 @@ static rv_slice *push(lua_State *L, rv_dtype type, const char *name, int ndim, c
     return s;
 }
 
-rv_slice *rv_slice_push(lua_State *L, rv_dtype type, int ndim, const int64_t *dim) {
+rv_slice *rv_slice_push_raw(lua_State *L, rv_dtype type, int ndim, const int64_t *dim) {
     int64_t n = (int64_t)rv_dtype_size(type);
     for (int i = 0; i < ndim; i++) {
         if (!rv_mul_count(n, dim[i], &n)) {
@@ -30,7 +30,13 @@ rv_slice *rv_slice_push(lua_State *L, rv_dtype type, int ndim, const int64_t *di
         }
     }
     rv_slice *s = push(L, type, rv_safetensors_dtype_name(type), ndim, dim, (size_t)n, (size_t)n);
-    s->data = memset(rv_slice_bytes(s), 0, (size_t)n);
+    s->data = rv_slice_bytes(s);
+    return s;
+}
+
+rv_slice *rv_slice_push(lua_State *L, rv_dtype type, int ndim, const int64_t *dim) {
+    rv_slice *s = rv_slice_push_raw(L, type, ndim, dim);
+    memset(rv_slice_bytes(s), 0, s->bytes);
     return s;
 }
 

@@ -26,6 +26,9 @@ typedef struct {
 /// Pushes a slice that owns `bytes` fresh bytes (zero) and returns it; they are written through
 /// rv_slice_bytes before Lua sees it.
 rv_slice *rv_slice_push(lua_State *L, rv_dtype type, int ndim, const int64_t *dim);
+
+/// The same with whatever the memory held, for those who write all of it.
+rv_slice *rv_slice_push_raw(lua_State *L, rv_dtype type, int ndim, const int64_t *dim);
 void *rv_slice_bytes(rv_slice *s);
 
 /// Pushes a slice of `data`, kept alive by the value at `owner`; data that is not aligned is
