@@ -11,10 +11,9 @@
 #include "act.h"
 
 enum {
-    ROWS = 96,     // at most in a block
-    STEPS = 128,   // of a panel at a time: 16 KiB
-    GROUP = 4,     // panels that share a block's steps while they are near
-    WIDEN_ROWS = 8 // from here on 16-bit panels are widened once for all rows
+    ROWS = 96,   // at most in a block
+    STEPS = 128, // of a panel at a time: 16 KiB
+    GROUP = 4    // panels that share a block's steps while they are near
 };
 
 static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {
@@ -98,25 +97,6 @@ static void round_rows(pair_t *dst, const float *x, int64_t rows, int64_t k) {
     }
 }
 
-// Steps s0.. of a 16-bit panel as floats. Of pairs the odd step comes first, as pair_fma adds them.
-static void widen(float *dst, const product *g, const void *panel, int64_t s0, int64_t steps) {
-    const uint16_t *src = (const uint16_t *)panel + s0 * RV_PANEL;
-    if (g->paired) {
-        for (int64_t s = 0; s < steps; s += 2) {
-            for (int j = 0; j < RV_PANEL; j++) {
-                uint32_t pair;
-                memcpy(&pair, src + s * RV_PANEL + 2 * j, sizeof pair);
-                dst[s * RV_PANEL + j] = fn_bits((int32_t)(pair & 0xffff0000u));
-                dst[(s + 1) * RV_PANEL + j] = fn_bits((int32_t)(pair << 16));
-            }
-        }
-        return;
-    }
-    for (int64_t i = 0; i < steps * RV_PANEL; i += VL) {
-        vstore(dst + i, g->store == RV_BF16 ? vload_bf16(src + i) : vload_f16(src + i));
-    }
-}
-
 // The panel's steps s0.. as they are stored.
 static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
     t->b = panel + (size_t)(s0 * RV_PANEL) * rv_dtype_size(g->store);
@@ -137,15 +117,6 @@ static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0
     }
 }
 
-// The same through a widened copy.
-static void tile_widened(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
-    _Alignas(64) float wide[STEPS * RV_PANEL];
-    widen(wide, g, panel, s0, t->steps);
-    t->a = (const float *)t->a + s0;
-    t->b = wide;
-    tile_f32(t, rows, RV_PANEL);
-}
-
 // Where the sums of a group of panels go.
 typedef struct {
     float *c[GROUP]; // (rows, 32) each
@@ -164,8 +135,8 @@ static const void *next_steps(const product *g, const char *panels, size_t size,
 }
 
 // Rows row0.. of x times `panels` panels from p on. `rounded` holds those rows when paired.
-static void product_group(const product *g, const sums *to, const void *rounded, bool wide,
-                          int64_t row0, int64_t rows, int64_t p, int64_t panels) {
+static void product_group(const product *g, const sums *to, const void *rounded, int64_t row0,
+                          int64_t rows, int64_t p, int64_t panels) {
     if (g->quantised) {
         const rv_quant_call call = {g->quantised, g->transposed, g->x + row0 * g->k,
                                     rows,         to->c,         to->ldc};
@@ -189,41 +160,16 @@ static void product_group(const product *g, const sums *to, const void *rounded,
                 t.ar = all / 2 * PAIR_WIDTH;
             }
             const char *group = g->panels + (size_t)p * size, *panel = group + (size_t)i * size;
-            t.next = wide ? NULL : next_steps(g, group, size, s0, i, panels);
-            if (wide) {
-                tile_widened(&t, g, panel, s0, rows);
-            } else {
-                tile_stored(&t, g, panel, s0, rows);
-            }
+            t.next = next_steps(g, group, size, s0, i, panels);
+            tile_stored(&t, g, panel, s0, rows);
         }
     }
 }
-
-// True when a block of this many rows goes through widened copies.
-static bool widens(const product *g, int64_t rows) {
-    return g->store != RV_F32 && rows >= WIDEN_ROWS && !(g->paired && PAIR_WIDTH == 1);
-}
-
-#if PAIR_WIDTH == 2
-// Puts the odd step of each pair first, as `widen` does.
-static void swap_pairs(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i += 2) {
-        float even = x[i];
-        x[i] = x[i + 1];
-        x[i + 1] = even;
-    }
-}
-#endif
 
 // Brings rows of x into the form that the product reads: nothing, or rounded pairs in `work`.
 static void prepare_rows(const product *g, pair_t *work, int64_t row0, int64_t rows) {
     if (g->paired) {
         round_rows(work, g->x + row0 * g->k, rows, g->k);
-#if PAIR_WIDTH == 2
-        if (widens(g, rows)) {
-            swap_pairs(work, rows * steps_of(g));
-        }
-#endif
     }
 }
 
@@ -273,7 +219,7 @@ typedef struct {
     const job *b;
     int64_t row0, rows;
     pair_t *work, *lora_work;
-    bool wide, wide_lora, plain;
+    bool plain;
 } block;
 
 static void block_group(const block *k, int64_t p, int64_t panels) {
@@ -288,9 +234,9 @@ static void block_group(const block *k, int64_t p, int64_t panels) {
         to_lora.c[i] = lora[i];
         to_lora.ldc[i] = RV_PANEL;
     }
-    product_group(&b->main, &to, k->work, k->wide, k->row0, k->rows, p, panels);
+    product_group(&b->main, &to, k->work, k->row0, k->rows, p, panels);
     if (b->lora.panels) {
-        product_group(&b->lora, &to_lora, k->lora_work, k->wide_lora, k->row0, k->rows, p, panels);
+        product_group(&b->lora, &to_lora, k->lora_work, k->row0, k->rows, p, panels);
     }
     for (int64_t i = 0; i < panels; i++) {
         int64_t col = (p + i) * RV_PANEL, left = n - col < RV_PANEL ? n - col : RV_PANEL;
@@ -309,9 +255,7 @@ static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, in
                .rows = rows,
                .work = work,
                .plain = is_plain(b),
-               .lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t),
-               .wide = widens(&b->main, rows),
-               .wide_lora = two && widens(&b->lora, rows)};
+               .lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t)};
     prepare_rows(&b->main, work, row0, rows);
     if (two) {
         prepare_rows(&b->lora, k.lora_work, row0, rows);

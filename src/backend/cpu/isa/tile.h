@@ -27,7 +27,7 @@ typedef struct {
     const void *next; // what B will be next time, or NULL: fetched while this one is multiplied
 } tile;
 
-// A register tile is MR rows by NC columns; sums of pairs need more registers beside it.
+// A register tile is MR rows by NC columns.
 #define NC (2 * VL)
 enum { MAX_NV = 8 }; // vectors of columns at once, of a single row
 #if VL == 16
@@ -79,42 +79,85 @@ RV_INLINE void prefetch_b(const tile_kind kind, const fetch *f, int64_t s, int64
     }
 }
 
-// acc += a[odd] b[odd], then a[even] b[even]: the order of vdpbf16ps, each a fused multiply-add.
-// The instruction also flushes subnormals, so other machines may differ in the last bits.
-RV_INLINE vf pair_fma(const pair_t *a, vu b, vf acc) {
+#if PAIR_WIDTH == 1
+// acc += odd product, then acc += even product.
+RV_INLINE vf pair_fma(pair_t a, vu b, vf acc) {
 #if defined(__AVX512BF16__) && VL == 16
-    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)*a), (__m512bh)b);
-#elif defined(RV_WORDS)
-    acc = vfma((vf)((vu){0} + (*a & 0xffff0000u)), (vf)(b & 0xffff0000u), acc);
-    return vfma((vf)((vu){0} + (*a << 16)), (vf)(b << 16), acc);
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
 #else
-    acc = vfma(vsplat(a[1]), (vf)(b & 0xffff0000u), acc);
-    return vfma(vsplat(a[0]), (vf)(b << 16), acc);
+    acc = vfma((vf)((vu){0} + (a & 0xffff0000u)), (vf)(b & 0xffff0000u), acc);
+    return vfma((vf)((vu){0} + (a << 16)), (vf)(b << 16), acc);
 #endif
 }
+#endif
 
 // Strides of up to 12 rows from few base pointers: fewer registers than one a row.
 #define ROW(i) (((i) / 4 == 0 ? a0 : (i) / 4 == 1 ? a1 : a2) + (i) % 4 * ar)
 
+// *acc += a b. Left to itself, gcc moves sums from register to register and has one too few.
+RV_INLINE void vfma_into(vf *acc, vf a, vf b) {
+#if VL == 8 && defined(__FMA__)
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*acc) : "x"(a), "x"(b));
+#else
+    *acc = vfma(a, b, *acc);
+#endif
+}
+
+#if PAIR_WIDTH == 2
+// One half of a step's pairs, times the same half of A's: acc += a b.
+RV_INLINE void half_pair(const int mr, const int nv, const bool odd, vf acc[][MAX_NV],
+                         const pair_t *a0, int64_t ar, const uint32_t *b) {
+    const pair_t *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
+    vf bv[MAX_NV];
+    RV_UNROLL
+    for (int v = 0; v < nv; v++) {
+        vu raw;
+        memcpy(&raw, b + v * VL, sizeof raw);
+        bv[v] = (vf)(odd ? raw & 0xffff0000u : raw << 16);
+    }
+    RV_UNROLL
+    for (int i = 0; i < mr; i++) {
+        vf av = vsplat(*ROW(i));
+        RV_UNROLL
+        for (int v = 0; v < nv; v++) {
+            vfma_into(&acc[i][v], av, bv[v]);
+        }
+    }
+}
+#endif
+
+// acc += a[odd] b[odd], then a[even] b[even]: the order of vdpbf16ps, each a fused multiply-add.
+// The instruction also flushes subnormals, so other machines may differ in the last bits.
+RV_INLINE void step_pair(const int mr, const int nv, vf acc[][MAX_NV], const pair_t *a0, int64_t ar,
+                         const uint32_t *b) {
+#if PAIR_WIDTH == 2
+    half_pair(mr, nv, true, acc, a0 + 1, ar, b);
+    __asm__ volatile("" ::: "memory"); // b is loaded again rather than kept in registers
+    half_pair(mr, nv, false, acc, a0, ar, b);
+#else
+    const pair_t *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
+    vu bv[MAX_NV];
+    RV_UNROLL
+    for (int v = 0; v < nv; v++) {
+        memcpy(&bv[v], b + v * VL, sizeof bv[v]);
+    }
+    RV_UNROLL
+    for (int i = 0; i < mr; i++) {
+        RV_UNROLL
+        for (int v = 0; v < nv; v++) {
+            acc[i][v] = pair_fma(*ROW(i), bv[v], acc[i][v]);
+        }
+    }
+#endif
+}
+
 RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][MAX_NV], const tile *t,
                           const pair_t *a0, int64_t col, const fetch *f) {
     const uint32_t *b = (const uint32_t *)t->b + col;
-    const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
-    const pair_t *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
-    for (int64_t s = 0; s < t->steps; s++) {
-        vu bv[MAX_NV];
+    const int64_t ar = t->ar, at = t->at, ldb = t->ldb, steps = t->steps;
+    for (int64_t s = 0; s < steps; s++) {
         prefetch_b(B_PAIR, f, s, ldb, nv);
-        RV_UNROLL
-        for (int v = 0; v < nv; v++) {
-            memcpy(&bv[v], b + s * ldb + v * VL, sizeof bv[v]);
-        }
-        RV_UNROLL
-        for (int i = 0; i < mr; i++) {
-            RV_UNROLL
-            for (int v = 0; v < nv; v++) {
-                acc[i][v] = pair_fma(ROW(i) + s * at, bv[v], acc[i][v]);
-            }
-        }
+        step_pair(mr, nv, acc, a0 + s * at, ar, b + s * ldb);
     }
 }
 
@@ -189,10 +232,8 @@ static inline fetch fetch_next(const tile_kind kind, const tile *t, int64_t col,
 RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col,
                               int64_t cols) {
     int64_t row = 0, i = 0, n = (rows + MR - 1) / MR;
-    if (kind != B_PAIR || PAIR_WIDTH == 1) {
-        for (; row + MR <= rows; row += MR) {
-            tile_one(MR, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
-        }
+    for (; row + MR <= rows; row += MR) {
+        tile_one(MR, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
 #if MR > 8
     for (; row + 8 <= rows; row += 8) {
@@ -217,7 +258,12 @@ RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64
     for (int64_t col = 0; col < cols; col += 2 * NC) {
         switch (rows) {
         case 3:
-            tile_one(3, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            if (kind != B_F32) { // four vectors would be one register too many
+                tile_one(3, 2, kind, t, row, col, fetch_ahead(kind, t, col));
+                tile_one(3, 2, kind, t, row, col + NC, fetch_ahead(kind, t, col + NC));
+            } else {
+                tile_one(3, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            }
             break;
         case 2:
             tile_one(2, 4, kind, t, row, col, fetch_ahead(kind, t, col));
@@ -237,7 +283,7 @@ RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int
     for (int64_t col = 0; col < cols; col += NC) {
         rest = tile_column(kind, t, rows, col, cols);
     }
-    if (kind != B_PAIR && VL < 16 && cols % (2 * NC) == 0) {
+    if (VL < 16 && cols % (2 * NC) == 0) {
         tile_rest(kind, t, rest, rows - rest, cols);
         return;
     }

@@ -77,9 +77,13 @@ RV_INLINE vf vfma(vf a, vf b, vf c) {
 
 /// Widens VL bf16 numbers.
 RV_INLINE vf vload_bf16(const uint16_t *p) {
+#if VL == 8 && defined(__AVX2__) // gcc 12 widens in two halves
+    return (vf)((vu)_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)) << 16);
+#else
     vh h;
     memcpy(&h, p, sizeof h);
     return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 
 /// Widens VL fp16 numbers.
