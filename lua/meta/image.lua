@@ -12,16 +12,19 @@ local Image = {}
 ---@return rl4vlm.Image
 function M.new(width, height, color) end
 
----Reads a PNG, JPEG or BMP file. Raises when it is not one.
+---Reads a PNG, JPEG or BMP file. Raises when it is not one. `{exif = true}` turns the picture as the file's EXIF
+---orientation says, which is ignored otherwise, as transformers ignores it.
 ---@param path string
+---@param options? {exif: boolean}
 ---@return rl4vlm.Image
-function M.load(path) end
+function M.load(path, options) end
 
 ---Reads a picture from the bytes of a file.
 ---@param bytes string
 ---@param name? string  stands in messages
+---@param options? {exif: boolean}  see image.load
 ---@return rl4vlm.Image
-function M.decode(bytes, name) end
+function M.decode(bytes, name, options) end
 
 ---A picture of raw pixels.
 ---@param width integer

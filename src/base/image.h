@@ -23,8 +23,8 @@ typedef struct {
     uint8_t *px; // (h, w, 3)
 } rv_image;
 
-/// Makes an image filled with one colour; NULL: with whatever the memory held. Errors: RV_EARG (a side outside 1..RV_IMAGE_MAX_SIDE, or
-/// too many pixels), RV_ENOMEM; `im` is then "no image".
+/// Makes an image filled with one colour; NULL: with whatever the memory held. Errors: RV_EARG (a
+/// side outside 1..RV_IMAGE_MAX_SIDE, or too many pixels), RV_ENOMEM; `im` is then "no image".
 rv_status rv_image_new(rv_image *im, int64_t w, int64_t h, const uint8_t rgb[3], rv_err *e);
 
 /// Frees the pixels; `im` becomes "no image". Freeing that again does nothing.
@@ -51,13 +51,21 @@ bool rv_image_equal(const rv_image *a, const rv_image *b);
 void rv_image_hash(const rv_image *im, uint8_t out[16]);
 
 /// Reads an image from the bytes of a PNG, JPEG or BMP file; `name` stands in messages.
-/// Alpha is composited on white with Pillow's rounding; 16-bit samples give their high byte; EXIF
-/// orientation is ignored. Errors: RV_EFORMAT (what is wrong, with the format's or the chunk's
-/// name), RV_ENOMEM.
-rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char *name, rv_err *e);
+/// Alpha is composited on white with Pillow's rounding; 16-bit samples give their high byte; with
+/// `exif` the picture is turned as EXIF's orientation says, else that is ignored. Errors:
+/// RV_EFORMAT (what is wrong, with the format's or the chunk's name), RV_ENOMEM.
+rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char *name, bool exif,
+                          rv_err *e);
 
 /// Reads an image file. Errors: as decode, and RV_EFILE.
-rv_status rv_image_load(rv_image *out, const char *path, rv_err *e);
+rv_status rv_image_load(rv_image *out, const char *path, bool exif, rv_err *e);
+
+/// EXIF's orientation of a JPEG or PNG file, 1 (upright) to 8; 1 where the file says nothing.
+int rv_image_orientation(const void *bytes, size_t n);
+
+/// Turns and mirrors an image in place so that one of that orientation stands upright.
+/// Errors: RV_ENOMEM.
+rv_status rv_image_orient(rv_image *im, int orientation, rv_err *e);
 
 /// Encodes as PNG into fresh memory that the caller frees with free(). Errors: RV_ENOMEM.
 rv_status rv_image_png(uint8_t **bytes, size_t *n, const rv_image *im, rv_err *e);

@@ -230,7 +230,8 @@ static void flatten(rv_image *out, const uint8_t *src, int channels) {
     }
 }
 
-rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char *name, rv_err *e) {
+rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char *name, bool exif,
+                          rv_err *e) {
     *out = (rv_image){0, 0, NULL};
     source s = {bytes, n, name};
     const char *format = NULL;
@@ -252,14 +253,14 @@ rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char
         rv_err_context(e, "%s", name);
     }
     stbi_image_free(px);
-    return st;
+    return st == RV_OK && exif ? rv_image_orient(out, rv_image_orientation(bytes, n), e) : st;
 }
 
-rv_status rv_image_load(rv_image *out, const char *path, rv_err *e) {
+rv_status rv_image_load(rv_image *out, const char *path, bool exif, rv_err *e) {
     *out = (rv_image){0, 0, NULL};
     rv_map m;
     RV_TRY(rv_map_open(&m, path, e));
-    rv_status s = rv_image_decode(out, m.data, m.size, path, e);
+    rv_status s = rv_image_decode(out, m.data, m.size, path, exif, e);
     rv_map_close(&m);
     return s;
 }

@@ -53,19 +53,32 @@ static int image_new(lua_State *L) {
     return give(L, rv_image_new(rv_bind_image_new(L), w, h, rgb, &e), &e);
 }
 
-// image.load(path) -> image
-static int image_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
-    rv_err e;
-    return give(L, rv_image_load(rv_bind_image_new(L), path, &e), &e);
+// Whether the options at `arg` ask for EXIF's orientation.
+static bool wants_exif(lua_State *L, int arg) {
+    static const char *const known[] = {"exif", NULL};
+    rv_bind_check_keys(L, arg, known);
+    if (lua_isnoneornil(L, arg)) {
+        return false;
+    }
+    lua_getfield(L, arg, "exif");
+    return lua_toboolean(L, -1);
 }
 
-// image.decode(bytes [, name]) -> image; the name stands in messages
+// image.load(path [, {exif = true}]) -> image
+static int image_load(lua_State *L) {
+    const char *path = luaL_checkstring(L, 1);
+    bool exif = wants_exif(L, 2);
+    rv_err e;
+    return give(L, rv_image_load(rv_bind_image_new(L), path, exif, &e), &e);
+}
+
+// image.decode(bytes [, name [, {exif = true}]]) -> image; the name stands in messages
 static int image_decode(lua_State *L) {
     size_t n;
     const char *bytes = luaL_checklstring(L, 1, &n), *name = luaL_optstring(L, 2, "image");
+    bool exif = wants_exif(L, 3);
     rv_err e;
-    return give(L, rv_image_decode(rv_bind_image_new(L), bytes, n, name, &e), &e);
+    return give(L, rv_image_decode(rv_bind_image_new(L), bytes, n, name, exif, &e), &e);
 }
 
 // image.from_bytes(w, h, bytes) -> image of raw pixels, h * w * 3 bytes

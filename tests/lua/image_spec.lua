@@ -104,6 +104,43 @@ describe("an image", function()
     os.remove(path)
   end)
 
+  it("is turned as EXIF says, when asked to", function()
+    local img = image.new(3, 2)
+    for i = 0, 5 do
+      img:set(i % 3, i // 3, { i, i, i })
+    end
+    -- PNG with an eXIf chunk behind IHDR; the checksum is zlib's
+    local function with(orientation, order, chunk_type)
+      local tiff = order == "<" and "II*\0" or "MM\0*"
+      tiff = tiff .. (order .. "I4I2I2I2I4I2I2I4"):pack(8, 1, 0x0112, 3, 1, orientation, 0, 0)
+      local body, crc = (chunk_type or "eXIf") .. tiff, 0xFFFFFFFF
+      for i = 1, #body do
+        crc = crc ~ body:byte(i)
+        for _ = 1, 8 do
+          crc = crc >> 1 ~ (crc & 1) * 0xEDB88320
+        end
+      end
+      local png = img:png()
+      return png:sub(1, 33) .. (">I4"):pack(#tiff) .. body .. (">I4"):pack(crc ~ 0xFFFFFFFF) .. png:sub(34)
+    end
+    local upright = { "012345", "210543", "543210", "345012", "031425", "304152", "524130", "251403" }
+    for orientation, want in ipairs(upright) do
+      for _, order in ipairs { "<", ">" } do
+        local file = with(orientation, order)
+        local turned = image.decode(file, "x", { exif = true })
+        assert.equal(want, (turned:bytes():gsub("(.)..", function(c) return c:byte() end)))
+        assert.same(orientation > 4 and { 2, 3 } or { 3, 2 }, { turned:size() })
+        assert.is_true(image.decode(file) == img)
+      end
+    end
+    for _, file in ipairs { img:png(), with(0, "<"), with(9, ">"), with(6, "<", "aaAa") } do
+      assert.is_true(image.decode(file, "x", { exif = true }) == img)
+    end
+    raises("bad argument #3 to 'decode' (unknown option 'exfi' (did you mean 'exif'?))", function()
+      image.decode(img:png(), "x", { exfi = true })
+    end)
+  end)
+
   it("is resized as Pillow does it", function()
     local up, down = row(0, 100, 255, 30), row(0, 10, 20, 200, 255, 255, 0, 128)
     assert.same({ 0, 38, 127, 251, 145, 15 }, values(up:resize(6, 1)))
