@@ -4,6 +4,7 @@ local image = require "rl4vlm.image"
 local json = require "rl4vlm.json"
 local hash = require "rl4vlm.hash"
 local processor = require "rl4vlm.processor"
+local safetensors = require "rl4vlm.safetensors"
 
 local clip = { image_mean = { 0.48145466, 0.4578275, 0.40821073 }, image_std = { 0.26862954, 0.26130258, 0.27577711 } }
 local half = { image_mean = { 0.5, 0.5, 0.5 }, image_std = { 0.5, 0.5, 0.5 } }
@@ -63,14 +64,19 @@ local function check(p, name, im, want)
   end
 end
 
+local function read_json(path)
+  local f = assert(io.open(path, "rb"))
+  local text = f:read "a"
+  f:close()
+  return json.decode(text)
+end
+
 describe("on real files", function()
   if not folder then
     pending "the processors equal transformers' (RL4VLM_PARITY names the folder of the answers)"
     return
   end
-  local f = assert(io.open(folder .. "/preprocess/index.json", "rb"))
-  local index = json.decode(f:read "a")
-  f:close()
+  local index = read_json(folder .. "/preprocess/index.json")
   local images = {}
   for name, want in pairs(index.decoded) do
     if not want.error and not name:find "%.gif$" then
@@ -89,6 +95,24 @@ describe("on real files", function()
       assert.equal(35, count)
     end)
   end
+
+  it("makes the pixels of the golden prompts from the checkpoints' own files", function()
+    local count = 0
+    for _, name in ipairs { "llava-1.5", "llava-next", "qwen2-vl", "qwen2.5-vl", "smolvlm" } do
+      local p, golden = processor.load(folder .. "/checkpoints/open-" .. name), folder .. "/golden/open-" .. name
+      for _, prompt in ipairs(read_json(golden .. "/index.json").prompts) do
+        local parts = {}
+        for i, picture in ipairs(prompt.images) do
+          parts[i] = p:pixels(image.load(("%s/images/%s.png"):format(golden, picture))):data()
+        end
+        if parts[1] then
+          assert.is_true(safetensors.open(golden .. "/" .. prompt.file):get("pixel_values"):data() == table.concat(parts))
+          count = count + 1
+        end
+      end
+    end
+    assert.equal(20, count)
+  end)
 
   it("refuses broken and foreign files by name", function()
     for _, name in ipairs { "truncated.png", "empty.png", "gif_60x70.gif" } do
