@@ -3,10 +3,12 @@
 -- A folder is config.json, tokenizer and processor files, and safetensors (one file or shards). The
 -- family's descriptor (models/FAMILY.lua) says what the tensors are called. What is written has the
 -- same files, names, types and shards as what was read, and appears whole or not at all.
+local families = require "rl4vlm.families"
 local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
+local slice = require "rl4vlm.slice"
 
 local M = {}
 
@@ -42,22 +44,6 @@ local function optional_json(path)
   return fs.exists(path) and read_json(path) or {}
 end
 
----The descriptor of a model family.
----@param model_type any  `model_type` of config.json
----@param where string
----@return table
-function M.family(model_type, where)
-  local name = type(model_type) == "string" and model_type:match("^[%w_]+$")
-  local module = name and "models." .. name
-  local found = module and (package.loaded[module] or package.searchpath(module, package.path))
-  local family = found and require(module)
-  if type(family) ~= "table" or not family.arch then
-    error(("%s: model_type: wanted a family with a descriptor in models/ (llava), came %s"):format(
-      where, name or tostring(model_type)), 0)
-  end
-  return family
-end
-
 local function list_of_ids(value, where)
   if value == nil or value == json.null then
     return nil
@@ -79,12 +65,18 @@ local function eos_of(dir, generation, config)
     or list_of_ids(text.eos_token_id, dir .. "/config.json: text_config") or { 2 }
 end
 
+-- Reads pickles without running code from them, and writes all their tensors as one file.
+local convert = [[python -c "import glob, torch, safetensors.torch as s
+t = {}
+for f in sorted(glob.glob('%s/*.%s')): t.update(torch.load(f, map_location='cpu', weights_only=True))
+s.save_file({k: v.clone() for k, v in t.items()}, '%s/model.safetensors', {'format': 'pt'})"]]
+
 local function refuse_other_weights(dir)
   for _, name in ipairs(fs.list(dir) or {}) do
-    if name:match("%.bin$") or name:match("%.pth?$") or name:match("%.ckpt$") then
-      error(([[%s holds %s, a pickle, which is not read because reading one runs code from it.
-Convert it once: python -c "from transformers import LlavaForConditionalGeneration as M;
-M.from_pretrained('%s').save_pretrained('%s-safetensors')"]]):format(dir, name, dir, dir), 0)
+    local kind = name:match("%.(bin)$") or name:match("%.(pth?)$") or name:match("%.(ckpt)$")
+    if kind then
+      error(("%s holds %s, a pickle, which is not read because reading one can run code from it. Convert it once:\n%s"):format(
+        dir, name, convert:format(dir, kind, dir)), 0)
     end
   end
   error(("%s: wanted model.safetensors or model.safetensors.index.json, found neither"):format(dir), 0)
@@ -111,11 +103,13 @@ function M.open(dir, config_only)
   local self = setmetatable({ dir = dir }, Checkpoint)
   local where = dir .. "/config.json"
   self.config, self.config_text = read_json(where)
-  self.family = M.family(self.config.model_type, where)
-  self.arch = self.family.arch(self.config, where)
+  self.family = families.of(self.config, where)
+  self.weights, self.sharded = open_weights(dir, config_only)
+  self.arch = self.family.arch(self.config, where, self.weights and function(name)
+    return self.weights:info(name) ~= nil
+  end)
   self.generation = optional_json(dir .. "/generation_config.json")
   self.eos = eos_of(dir, self.generation, self.config)
-  self.weights, self.sharded = open_weights(dir, config_only)
   return self
 end
 
@@ -126,7 +120,7 @@ end
 function M.fresh(config, dir)
   local self = setmetatable({ dir = dir, config = config }, Checkpoint)
   self.config_text = json.pretty(config)
-  self.family = M.family(config.model_type, "config")
+  self.family = families.of(config, "config")
   self.arch = self.family.arch(config, "config")
   self.generation = optional_json(dir .. "/generation_config.json")
   self.eos = eos_of(dir, self.generation, config)
@@ -165,6 +159,11 @@ local function add(problems, kind, text)
   table.insert(problems[kind], text)
 end
 
+-- The shape of a role's tensor in the files: the model's own, but for convolutions, which are matrices to it.
+local function file_shape(self, param)
+  return param.role == "vision.patch.weight" and self.family.patch_shape(self.arch.vision) or param.shape
+end
+
 local function check_tensor(self, problems, name, wanted)
   local info = self.weights:info(name)
   if not info then
@@ -194,15 +193,16 @@ end
 ---@param params table[]  as core's m:params() gives them; value head and adapters are left alone
 function Checkpoint:match(params)
   local order, used, problems = {}, {}, {}
-  self.name_of, self.shape_of, self.changed = {}, {}, {}
+  self.name_of, self.shape_of, self.file_shape_of, self.changed = {}, {}, {}, {}
   for _, param in ipairs(params) do
     local role = param.role
     if param.part ~= "value" and not role:match("%.lora_[ab]$") then
       local name = pick_name(self, role, order)
       self.name_of[role], self.shape_of[role], used[name] = name, param.shape, role
+      self.file_shape_of[role] = file_shape(self, param)
       self.changed[role] = param.trained or not self.weights
       if self.weights then
-        check_tensor(self, problems, name, param.shape)
+        check_tensor(self, problems, name, self.file_shape_of[role])
       end
     end
   end
@@ -213,6 +213,35 @@ function Checkpoint:match(params)
     end
   end
   raise_problems(self, problems)
+end
+
+-- How a role's tensor begins in a model made from nothing: a distribution, and its standard deviation or value.
+local function fresh_rule(role, shape)
+  if role:match("norm%d?%.weight$") then
+    return "constant", 1
+  elseif role:match("%.bias$") then
+    return "constant", 0
+  elseif role == "vision.class" or role == "vision.position" or role == "connector.newline" then
+    return "normal", shape[#shape] ^ -0.5
+  end
+  return "normal", 0.02
+end
+
+-- The first value of a tensor: what `init` says, else the rule.
+local function initial(role, shape, seed, init)
+  local kind, scale
+  if init then
+    kind, scale = init(role, shape)
+  end
+  if kind == nil then
+    kind, scale = fresh_rule(role, shape)
+  end
+  return type(kind) == "userdata" and kind or slice.random(shape, kind, scale, seed or 0, role)
+end
+
+-- The same numbers in another shape.
+local function shaped(x, shape)
+  return same(x:shape(), shape) and x or slice.new { dtype = x:dtype(), shape = shape, data = x:data() }
 end
 
 -- Names of the tensors that the model has, file by file.
@@ -230,30 +259,19 @@ end
 ---Sets every parameter of `core` from the files, or as a fresh model begins.
 ---@param core userdata
 ---@param seed? integer  of a fresh model
----@param init? fun(role: string, shape: integer[]): string|userdata|nil, number?  nil: the family's rule
+---@param init? fun(role: string, shape: integer[]): string|userdata|nil, number?  nil: the rule of all models
 function Checkpoint:load(core, seed, init)
   if self.weights then
     for _, name in ipairs(in_file_order(self)) do
-      core:set(self.role_of[name], self.weights:get(name))
+      local role = self.role_of[name]
+      core:set(role, shaped(self.weights:get(name), self.shape_of[role]))
       self.weights:drop(name) -- the mapped file and its copy are never resident at once
     end
     return
   end
   for role, shape in pairs(self.shape_of) do
-    core:set(role, M.initial(role, shape, seed, init or self.family.init, self.family.init))
+    core:set(role, initial(role, shape, seed, init))
   end
-end
-
----The first value of a tensor: what `init` says, else the family's rule.
-function M.initial(role, shape, seed, init, otherwise)
-  local kind, scale = init(role, shape)
-  if kind == nil then
-    kind, scale = otherwise(role, shape)
-  end
-  if type(kind) == "userdata" then
-    return kind
-  end
-  return require("rl4vlm.slice").random(shape, kind, scale, seed or 0, role)
 end
 
 ---Bytes and elements of the weights by type.
@@ -298,7 +316,7 @@ local function specs_of(self, dtype)
     end
   else
     for role, name in pairs(self.name_of) do
-      specs[name] = { dtype = dtype or "F32", shape = self.shape_of[role] }
+      specs[name] = { dtype = dtype or "F32", shape = self.file_shape_of[role] }
     end
   end
   for _, spec in pairs(specs) do

@@ -1,6 +1,7 @@
 -- config_fields.lua - reads the fields of a decoded JSON object: defaults, null against absent, clear errors.
 local json = require "rl4vlm.json"
 
+---@class rl4vlm.ConfigFields
 local Fields = {}
 Fields.__index = Fields
 
@@ -40,6 +41,13 @@ function Fields:get(key, default)
     return nil
   end
   return value
+end
+
+---The same object with other defaults.
+---@param defaults table
+---@return rl4vlm.ConfigFields
+function Fields:with(defaults)
+  return M.new(self.object, self.where, defaults)
 end
 
 ---True when the field stands in the file and is not null.

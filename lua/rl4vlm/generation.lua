@@ -40,16 +40,16 @@ for _, name in ipairs(known) do
   known_set[name] = true
 end
 
--- Pixels of a request, and the hashes that name them in the cache.
+-- Views of a request, and the hashes that name them in the cache.
 local function images_of(model, images)
   if not images or #images == 0 then
     return nil
   end
-  local pixels, hashes = {}, {}
+  local views, hashes = {}, {}
   for i, image in ipairs(images) do
-    pixels[i], hashes[i] = model:pixels(image), image:hash()
+    views[i], hashes[i] = model:view(image), image:hash()
   end
-  return pixels, hashes
+  return views, hashes
 end
 
 ---Starts a request in a free slot.
@@ -65,8 +65,8 @@ function Generator:submit(request)
       error(suggest.unknown("field of a request", name, known), 2)
     end
   end
-  local pixels, hashes = images_of(self.model, request.images)
-  local slot = self.raw:submit { ids = request.ids, pixels = pixels, hashes = hashes,
+  local images, hashes = images_of(self.model, request.images)
+  local slot = self.raw:submit { ids = request.ids, images = images, hashes = hashes,
     max_new = request.max_new_tokens, temperature = request.temperature, top_k = request.top_k,
     top_p = request.top_p, min_p = request.min_p, repetition_penalty = request.repetition_penalty,
     eos = request.eos or self.model.eos,

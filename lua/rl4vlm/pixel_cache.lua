@@ -3,24 +3,24 @@ local M = {}
 
 local budget = 64 * 1024 * 1024 -- bytes; twice as much is held at the most
 
----Makes a function image -> pixels that remembers. Two generations: what has not been asked for since
+---Makes a function image -> what `make` gives for it, that remembers. Two generations: what has not been asked for since
 ---the older one was filled is forgotten.
----@param make fun(image: rl4vlm.Image): userdata
----@return fun(image: rl4vlm.Image): userdata
+---@param make fun(image: rl4vlm.Image): any, integer  with its bytes
+---@return fun(image: rl4vlm.Image): any
 function M.new(make)
   local young, old, bytes = {}, {}, 0
   return function(image)
     local hash = image:hash()
-    local pixels = young[hash]
-    if not pixels then
-      pixels = old[hash] or make(image)
-      if bytes + #pixels > budget then
+    local kept = young[hash]
+    if not kept then
+      kept = old[hash] or table.pack(make(image))
+      if bytes + kept[2] > budget then
         young, old, bytes = {}, young, 0
       end
-      young[hash] = pixels
-      bytes = bytes + #pixels
+      young[hash] = kept
+      bytes = bytes + kept[2]
     end
-    return pixels
+    return kept[1]
   end
 end
 

@@ -14,7 +14,7 @@ local M = {}
 ---@field where string         FILE:LINE
 ---@field offset integer       of the line in the file
 ---@field ids integer[]        the prompt, placeholders expanded
----@field image_paths string[]
+---@field images rl4vlm.Image[]
 ---@field answer integer[]?
 ---@field weights number[]?
 
@@ -109,20 +109,39 @@ local function from_messages(model, line, where, paths)
   return text, all
 end
 
-local function check_images(model, where, ids, paths)
-  local rows = 0
-  for _, id in ipairs(ids) do
-    rows = rows + (id == model.image_token and 1 or 0)
-  end
-  if rows ~= #paths * model.image_tokens then
-    fail(where, "images", ("%g, by the %d image tokens in the prompt"):format(rows / model.image_tokens, rows),
-      tostring(#paths))
-  end
+-- The images of a line, read.
+local function load_images(where, paths)
+  local images = {}
   for i, path in ipairs(paths) do
     if not fs.exists(path) then
       fail(where, ("images[%d]"):format(i), "an image file", path .. ", which is not there")
     end
+    local ok, value, err = pcall(image.load, path)
+    if not ok or not value then
+      error(("%s: images[%d]: %s"):format(where, i, tostring(ok and err or value)), 0)
+    end
+    images[i] = value
   end
+  return images
+end
+
+-- The tokens of the images; those of the prompt must be as many.
+local function check_images(model, where, ids, images)
+  local rows, wanted = 0, 0
+  for _, id in ipairs(ids) do
+    rows = rows + (id == model.image_token and 1 or 0)
+  end
+  for i, picture in ipairs(images) do
+    local ok, n = pcall(model.rows, model, picture)
+    if not ok then
+      error(("%s: images[%d]: %s"):format(where, i, n), 0)
+    end
+    wanted = wanted + n
+  end
+  if rows ~= wanted then
+    fail(where, "images", ("%d image tokens in the prompt, by the %d images"):format(wanted, #images), tostring(rows))
+  end
+  return rows
 end
 
 local function read_prompt(model, line, where, folder)
@@ -131,27 +150,32 @@ local function read_prompt(model, line, where, folder)
     paths = list(line, where, "images", is_text, "a path")
   end
   local field = only(line, where, { "prompt_ids", "prompt", "messages" }, true)
-  local ids
+  local ids, text
   if field == "prompt_ids" then
     ids = list(line, where, field, id_check(model.arch.text.vocab))
     if #ids == 0 then
       fail(where, field, "at least one id", "none")
     end
   else
-    local text = line.prompt
+    text = line.prompt
     if field == "messages" then
       text, paths = from_messages(model, line, where, paths)
     elseif not is_text(text) then
       fail(where, field, "text", kind(text))
     end
-    ids = model:prompt(text)
   end
-  local full = {}
   for i, path in ipairs(paths) do
-    full[i] = path:match("^/") and path or folder .. path
+    paths[i] = path:match("^/") and path or folder .. path
   end
-  check_images(model, where, ids, full)
-  return ids, full
+  local images = load_images(where, paths)
+  if text then
+    local ok, result = pcall(model.prompt, model, text, images)
+    if not ok then
+      error(("%s: %s"):format(where, result), 0)
+    end
+    ids = result
+  end
+  return ids, images, check_images(model, where, ids, images)
 end
 
 local function read_answer(model, line, where, required)
@@ -208,14 +232,16 @@ local function parse(model, text, where, folder, number, answers)
   elseif type(line.id) == "table" then
     fail(where, "id", "text or a number", kind(line.id))
   end
-  request.ids, request.image_paths = read_prompt(model, line, where, folder)
+  local rows
+  request.ids, request.images, rows = read_prompt(model, line, where, folder)
   if answers then
     request.answer = read_answer(model, line, where, true)
     request.weights = read_weights(line, where, request.answer)
   end
   local total, most = #request.ids + (request.answer and #request.answer or 0), model.arch.text.max_positions
   if total > most then
-    fail(where, "prompt", ("at most %d tokens"):format(most), tostring(total))
+    fail(where, "prompt", ("at most %d tokens"):format(most), rows == 0 and tostring(total)
+      or ("%d, of them %d for %d images"):format(total, rows, #request.images))
   end
   return request
 end
@@ -267,21 +293,6 @@ end
 
 function RequestFile:close()
   self.file:close()
-end
-
----Reads a request's images.
----@param request rl4vlm.Request
----@return rl4vlm.Image[]
-function M.images(request)
-  local images = {}
-  for i, path in ipairs(request.image_paths) do
-    local ok, value, err = pcall(image.load, path)
-    if not ok or not value then
-      error(("%s: images[%d]: %s"):format(request.where, i, tostring(ok and err or value)), 0)
-    end
-    images[i] = value
-  end
-  return images
 end
 
 -- ---- replies ----

@@ -11,23 +11,22 @@ local generation = require "rl4vlm.generation"
 local memory = require "rl4vlm.memory"
 local model_name = require "rl4vlm.model_name"
 local optimizer = require "rl4vlm.optimizer"
-local pixel_cache = require "rl4vlm.pixel_cache"
 local processor = require "rl4vlm.processor"
 local suggest = require "rl4vlm.suggest"
 local tensor = require "rl4vlm.tensor"
 local tokenizer = require "rl4vlm.tokenizer"
 local value_head = require "rl4vlm.value_head"
+local views = require "rl4vlm.views"
 
 local M = {}
 
 ---@class rl4vlm.Model
 ---@field tokenizer rl4vlm.Tokenizer
----@field processor rl4vlm.Processor
+---@field views rl4vlm.Views    what becomes of images
 ---@field config table          config.json
 ---@field arch table            the numbers of the model (src/vlm/arch.h)
 ---@field eos integer[]         ids that end an answer
 ---@field image_token integer   id that stands for one row of an image
----@field image_tokens integer  rows of an image
 ---@field dir string            folder that it was loaded from
 ---@field template? string      a chat template that stands above the checkpoint's
 local Model = { __name = "rl4vlm.Model" }
@@ -49,8 +48,9 @@ Model.__index = Model
 ---@field recompute? boolean           keep only layer inputs for the backward pass
 ---@field seed? integer                of what begins at random
 ---@field template? string             a chat template that stands above the checkpoint's
+---@field image? rl4vlm.views.Options  changes of the image processor (load only)
 local known_options = { "device", "threads", "dtype", "base", "adapter", "lora", "train", "train_adapter",
-  "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed", "template" }
+  "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed", "template", "image" }
 
 local function check_options(options, known)
   local set = {}
@@ -128,10 +128,20 @@ local function check_base(base, parts)
   end
 end
 
--- What core.new wants to know.
-local function core_options(options, source)
+-- The numbers of the model with the largest view that sequences of `max_tokens` can hold.
+local function sized(self, max_tokens)
+  local arch = {}
+  for key, value in pairs(self.arch) do
+    arch[key] = value
+  end
+  arch.max_view_patches, arch.max_view_rows = self.views:most(max_tokens)
+  return arch
+end
+
+-- What core.new wants to know, the longest sequence, and the model's numbers for such.
+local function core_options(self, options)
   check_base(options.base, options.train)
-  local train = {}
+  local source, train = self.source, {}
   for _, part in ipairs(options.train or {}) do
     train[part] = true
   end
@@ -145,10 +155,11 @@ local function core_options(options, source)
     recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
     kv_blocks = cache_blocks(options.slots or 0, max_tokens, source.arch.text),
   }
+  local arch = sized(self, max_tokens)
   if learns and not options.max_rows then
-    o.max_rows = pick_rows(source.arch, o, o.max_rows)
+    o.max_rows = pick_rows(arch, o, o.max_rows)
   end
-  return o, max_tokens
+  return o, max_tokens, arch
 end
 
 -- The adapter to put beside the base: a loaded one, a fresh one, or none.
@@ -184,13 +195,10 @@ local function fill(self, options, init)
 end
 
 -- The model around an opened (or fresh) checkpoint, without its numbers.
-local function describe(source, opened)
+local function describe(source, opened, image_options)
   local self = setmetatable({ dir = source.dir, source = source, family = source.family,
     config = source.config, arch = source.arch, eos = source.eos, opened_adapter = opened,
-    image_token = source.arch.image_token, image_tokens = source.arch.image_tokens }, Model)
-  self.pixels_of = pixel_cache.new(function(image)
-    return self:make_pixels(image)
-  end)
+    image_token = source.arch.image_token, views = views.new(source, image_options) }, Model)
   return self
 end
 
@@ -198,10 +206,10 @@ end
 local function start(self, options, init)
   local source = self.source
   self.template = options.template or self.template
-  local o, max_tokens = core_options(options, source)
+  local o, max_tokens, arch = core_options(self, options)
   self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
   self.base = options.base ~= "none" and options.base or nil
-  self.core = core.new(source.arch, o)
+  self.core = core.new(arch, o)
   source:match(self.core:params())
   source:hold_companions()
   self.adapter = attach(self, options, self.opened_adapter)
@@ -210,16 +218,10 @@ local function start(self, options, init)
   return self
 end
 
--- Tokenizer and processor are opened when they are first needed: requests in ids run without them.
-local lazy = {
-  tokenizer = function(self) return tokenizer.load(self.dir) end,
-  processor = function(self) return processor.load(self.dir) end,
-}
-
+-- The tokenizer is opened when it is first needed: requests in ids run without it.
 function Model.__index(self, key)
-  local open = lazy[key]
-  if open then
-    local value = open(self)
+  if key == "tokenizer" then
+    local value = tokenizer.load(self.dir)
     rawset(self, key, value)
     return value
   end
@@ -229,16 +231,19 @@ end
 ---Opens a model's files without taking memory for its numbers: config, prompts and pixels work.
 ---@param name string  a folder in Hugging Face's layout, a run, a run's checkpoint, or a built-in model
 ---@param adapter_name? string  folder of a LoRA adapter
----@param config_only? boolean   a folder without weights will do: it can't be started
+---@param options? {config_only?: boolean, image?: rl4vlm.views.Options}  config_only: a folder without weights will
+---do, it can't be started
 ---@return rl4vlm.Model
-function M.open(name, adapter_name, config_only)
+function M.open(name, adapter_name, options)
+  options = options or {}
+  check_options(options, { "config_only", "image" })
   local dir = model_name.resolve(name)
   local opened = adapter_name and adapter.open(model_name.resolve(adapter_name))
   if not fs.exists(dir .. "/config.json") then
     opened = opened or adapter.open(dir)
     dir = model_name.base_of(dir, opened.base)
   end
-  return describe(checkpoint.open(dir, config_only), opened)
+  return describe(checkpoint.open(dir, options.config_only), opened, options.image)
 end
 
 ---Bytes that the model would take with these options; nothing is taken.
@@ -246,7 +251,8 @@ end
 ---@return table  bytes by name
 function Model:plan_for(options)
   check_options(options, known_options)
-  local probe <close> = core.new(self.arch, (core_options(options, self.source)))
+  local o, _, arch = core_options(self, options)
+  local probe <close> = core.new(arch, o)
   attach({ core = probe, family = self.family, dir = self.dir }, options, self.opened_adapter)
   return probe:plan()
 end
@@ -274,7 +280,7 @@ end
 function M.load(name, options)
   options = options or {}
   check_options(options, known_options)
-  return start(M.open(name, options.adapter), options)
+  return start(M.open(name, options.adapter, { image = options.image }), options)
 end
 
 local new_options = { "config", "files", "init", table.unpack(known_options) }
@@ -289,29 +295,68 @@ local new_options = { "config", "files", "init", table.unpack(known_options) }
 ---@return rl4vlm.Model
 function M.new(options)
   check_options(options, new_options)
-  return start(describe(checkpoint.fresh(options.config, options.files)), options, options.init)
+  return start(describe(checkpoint.fresh(options.config, options.files), nil, options.image), options, options.init)
 end
 
 -- ---- prompts and images ----
 
----Ids of a prompt with the family's image placeholder in it, each expanded to the rows of an image.
+-- Ids of a text with marks in it; a mark that is no token of the vocabulary parts texts that are encoded one by one,
+-- as LLaVA's authors did.
+local function encode(self, text, mark)
+  if self.tokenizer:id(mark) then
+    return self.tokenizer:encode(text, { special = true })
+  end
+  local ids, from = {}, 1
+  while true do
+    local at, to = text:find(mark, from, true)
+    local piece = self.tokenizer:encode(text:sub(from, (at or 0) - 1), { special = from == 1 })
+    table.move(piece, 1, #piece, #ids + 1, ids)
+    if not at then
+      return ids
+    end
+    ids[#ids + 1], from = self.image_token, to + 1
+  end
+end
+
+-- The text with each placeholder written out as the family writes an image, and the rows of every mark in it.
+local function spelled(self, text, mark, images)
+  local out, rows, from, found = {}, {}, 1, 0
+  for at, to in function() return text:find(mark, from, true) end do
+    found = found + 1
+    out[#out + 1] = text:sub(from, at - 1)
+    from = to + 1
+    if images[found] then
+      local written, marks, each = self.views:spell(images[found], mark)
+      out[#out + 1] = written
+      for _ = 1, marks do
+        rows[#rows + 1] = each
+      end
+    end
+  end
+  if found ~= #images then
+    error(("the prompt has %d of %s, but %d images are given"):format(found, mark, #images), 0)
+  end
+  out[#out + 1] = text:sub(from)
+  return table.concat(out), rows
+end
+
+---Ids of a prompt with the family's image placeholder in it, each written out as the family's processor does it.
 ---@param text string
 ---@param images? table  list of images; their number must be that of the placeholders
 ---@return integer[]
 function Model:prompt(text, images)
-  local ids, found = {}, 0
-  for _, id in ipairs(self.tokenizer:encode(text, { special = true })) do
+  local mark = self.tokenizer:token(self.image_token) or "<image>"
+  local written, rows = spelled(self, text, mark, images or {})
+  local ids, seen = {}, 0
+  for _, id in ipairs(encode(self, written, mark)) do
     if id == self.image_token then
-      found = found + 1
-      for _ = 1, self.image_tokens do
+      seen = seen + 1
+      for _ = 1, rows[seen] do
         ids[#ids + 1] = id
       end
     else
       ids[#ids + 1] = id
     end
-  end
-  if images and found ~= #images then
-    error(("the prompt has %d image placeholders, but there are %d images"):format(found, #images), 0)
   end
   return ids
 end
@@ -362,28 +407,24 @@ function Model:chat(messages)
   return text, images
 end
 
----The pixels that the tower sees of an image, as a slice (3, S, S); kept by the image's hash.
+---Tokens that an image takes in a prompt.
 ---@param image rl4vlm.Image
----@return userdata slice
-function Model:pixels(image)
-  return self.pixels_of(image)
+---@return integer
+function Model:rows(image)
+  return self.views:layout(image).rows
 end
 
-function Model:make_pixels(image)
-  local pixels = self.processor:pixels(image)
-  local _, height, width = table.unpack(pixels:shape())
-  local size = self.arch.vision.image_size
-  if width ~= size or height ~= size then
-    error(("%s: the processor makes images of %dx%d, the vision tower wants %dx%d"):format(self.dir, width, height,
-      size, size), 0)
-  end
-  return pixels
+---What the tower sees of an image: patches and what the features' order hangs on; kept by the image's hash.
+---@param image rl4vlm.Image
+---@return table view
+function Model:view(image)
+  return self.views:view(image)
 end
 
-local function pixels_of(self, images)
+local function views_of(self, images)
   local list = {}
   for i, image in ipairs(images or {}) do
-    list[i] = self:pixels(image)
+    list[i] = self:view(image)
   end
   return list
 end
@@ -402,7 +443,7 @@ end
 function Model:score(samples, options)
   local batch = {}
   for i, sample in ipairs(samples) do
-    batch[i] = { ids = sample.ids, answer = sample.answer, pixels = pixels_of(self, sample.images) }
+    batch[i] = { ids = sample.ids, answer = sample.answer, images = views_of(self, sample.images) }
   end
   return self.core:score(batch, options)
 end
@@ -410,7 +451,7 @@ end
 ---The untempered logits (T, V) behind every token of a sequence.
 ---@return userdata slice
 function Model:logits(ids, images)
-  return self.core:logits(ids, pixels_of(self, images))
+  return self.core:logits(ids, views_of(self, images))
 end
 
 ---A generator: requests in, replies out, as they finish.

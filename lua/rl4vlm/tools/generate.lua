@@ -67,7 +67,7 @@ end
 
 local function start_request(generator, request, index, settings)
   local ok, err = pcall(generator.submit, generator, { key = { index, request }, ids = request.ids,
-    images = requests.images(request), max_new_tokens = settings.max_new_tokens,
+    images = request.images, max_new_tokens = settings.max_new_tokens,
     temperature = settings.temperature, top_k = settings.top_k, top_p = settings.top_p, min_p = settings.min_p,
     repetition_penalty = settings.repetition_penalty,
     stop = settings.stop, eos = settings.eos, seed = settings.seed, episode = index, step = 0 })

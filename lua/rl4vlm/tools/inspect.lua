@@ -84,7 +84,7 @@ local function describe(model, o, name)
   local size, parameters = model.source:size(), count(model, params)
   model.source.elements = parameters.total or parameters.used
   local result = { model = name, dir = model.dir, family = model.family.name, arch = model.arch,
-    eos = json.list(model.eos), parameters = parameters, adapter_parameters = adapter_elements(model),
+    eos = json.list(model.eos), image_rows = select(2, model.views:most(o["max-tokens"])), parameters = parameters, adapter_parameters = adapter_elements(model),
     stored = { bytes = size.bytes, dtypes = size.dtypes }, dtype = model:dtype_for(o.dtype),
     base = o.base or "none", slots = o.slots, max_tokens = o["max-tokens"], bytes = plans(model, o) }
   probe:close()
@@ -110,7 +110,7 @@ local function print_text(d)
   print_arch("connector", d.arch.connector, { "in", "hidden", "out", "act" })
   print_arch("text", d.arch.text, { "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "rope",
     "rope_theta", "tied", "window", "max_positions" })
-  print(("%-11s token %d, %d rows; end of sequence %s"):format("image", d.arch.image_token, d.arch.image_tokens,
+  print(("%-11s token %d, at most %d rows; end of sequence %s"):format("image", d.arch.image_token, d.image_rows,
     table.concat(d.eos, ", ")))
   local p = d.parameters
   print(("%-11s %s in the files, %s run: vision %s, connector %s, language %s, head %s"):format("parameters",
@@ -133,7 +133,7 @@ local function print_text(d)
 end
 
 function tool.run(o, name)
-  local model = vlm.open(name, o.adapter, true)
+  local model = vlm.open(name, o.adapter, { config_only = true })
   o.slots = o.slots or 16
   o["max-tokens"] = o["max-tokens"] or math.min(1024, model.arch.text.max_positions)
   local description = describe(model, o, name)

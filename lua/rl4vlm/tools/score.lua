@@ -82,7 +82,7 @@ end
 local function score_batch(model, batch, o, out)
   local samples = {}
   for i, request in ipairs(batch) do
-    samples[i] = { ids = request.ids, answer = request.answer, images = requests.images(request) }
+    samples[i] = { ids = request.ids, answer = request.answer, images = request.images }
   end
   local temperature = o.temperature ~= 0 and o.temperature or 1
   local scores = model:score(samples, { temperature = temperature, grad = o.grads ~= nil })
@@ -139,7 +139,7 @@ local function write_logits(model, o, places)
     file:seek(places[name].offset, places[name].number)
     local request = file:next()
     local ids = table.move(request.answer, 1, #request.answer, #request.ids + 1, request.ids)
-    writer:put(model:logits(ids, requests.images(request)))
+    writer:put(model:logits(ids, request.images))
   end
   writer:commit()
   file:close()

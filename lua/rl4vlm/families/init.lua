@@ -1,0 +1,43 @@
+-- families - which descriptor in models/ a config.json asks for.
+local host = require "rl4vlm.host"
+
+local M = {}
+
+---The descriptors that come with the program, as files of models/.
+M.known = { "idefics3", "llava", "llava_next", "llava_original", "qwen2_5_vl", "qwen2_vl" }
+
+-- Other names for what a descriptor describes.
+local others = { smolvlm = "idefics3", llava_mistral = "llava_original", llava_llama = "llava_original" }
+
+-- Every model_type that is known, for messages.
+local function model_types()
+  local list = table.move(M.known, 1, #M.known, 1, {})
+  for name in pairs(others) do
+    list[#list + 1] = name
+  end
+  table.sort(list)
+  return list
+end
+
+---The descriptor of a checkpoint: models/NAME.lua, NAME being its model_type or what that is another name of.
+---@param config table  config.json, decoded
+---@param where string  its name, for messages
+---@return table family
+function M.of(config, where)
+  local model_type = config.model_type
+  local name = type(model_type) == "string" and model_type:match("^[%w_]+$")
+  -- LLaVA's authors wrote model_type "llava" too
+  local file = type(config.mm_vision_tower) == "string" and "llava_original" or others[name] or name
+  local module = file and "models." .. file
+  local found = module and (package.loaded[module] or package.searchpath(module, package.path))
+  local family = found and require(module)
+  if type(family) ~= "table" or not family.arch then
+    local near = name and host.nearest(name, model_types())
+    error(("%s: model_type: wanted a family with a descriptor in models/ (%s), came %s%s"):format(where,
+      table.concat(model_types(), ", "), name or tostring(model_type),
+      near and (" (did you mean %s?)"):format(near) or ""), 0)
+  end
+  return family
+end
+
+return M
