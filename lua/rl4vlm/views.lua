@@ -126,7 +126,7 @@ function Views:most(tokens)
   if newline then
     return patches, math.min(tokens, patches + patches // (v.image_size // v.patch))
   end
-  local rows = math.min(tokens, patches // (v.merge * v.merge) + (v.class_token and 1 or 0))
+  local rows = math.min(tokens, patches // (v.merge * v.merge) + (v.class_token and not v.drop_class and 1 or 0))
   return math.min(patches, tokens * v.merge * v.merge), rows
 end
 

@@ -1,0 +1,241 @@
+-- Every family against transformers' values of tests/golden/families (see make_families.py there): messages to ids,
+-- files to pixels, logits, greedy tokens, gradients, adapters; and that sampling and scoring give the same bits.
+local fs = require "rl4vlm.fs"
+local image = require "rl4vlm.image"
+local json = require "rl4vlm.json"
+local safetensors = require "rl4vlm.safetensors"
+local tensor = require "rl4vlm.tensor"
+local vlm = require "rl4vlm.vlm"
+
+local root = "tests/golden/families/"
+local parts = { "vision", "connector", "language", "head" }
+
+local function floats(slice)
+  return slice:convert("F32"):list()
+end
+
+local function join(a, b)
+  return table.move(b, 1, #b, #a + 1, table.move(a, 1, #a, 1, {}))
+end
+
+-- The prompts of a case with their images, and what transformers says of them.
+local function golden(case)
+  local file = safetensors.open(root .. case .. "/golden.safetensors")
+  local index = json.decode(fs.read_file(root .. case .. "/golden.json"))
+  for k, p in ipairs(index.prompts) do
+    local function get(name)
+      return file:get(("p%d.%s"):format(k - 1, name))
+    end
+    for i, name in ipairs(p.images) do
+      p.images[i] = assert(image.load(root .. "images/" .. name .. ".png"))
+    end
+    p.ids, p.answer, p.greedy, p.weights = get("ids"):list(), get("answer"):list(), get("greedy"):list(), floats(get("weights"))
+    p.logits, p.logprobs = floats(get("logits")), floats(get("logprobs"))
+    p.adapter_logprobs = floats(file:get(("adapter.p%d.logprobs"):format(k - 1)))
+  end
+  return index.prompts, index
+end
+
+local function samples_of(prompts)
+  local samples, weights = {}, {}
+  for i, p in ipairs(prompts) do
+    samples[i], weights = { ids = p.ids, answer = p.answer, images = p.images }, join(weights, p.weights)
+  end
+  return samples, tensor.new(weights, { dtype = "f32" })
+end
+
+local function backward(model, prompts)
+  local samples, weights = samples_of(prompts)
+  local loss = -(model:score(samples, { grad = true }).logprobs * weights):sum()
+  loss:backward()
+  return loss:item()
+end
+
+local function furthest(a, b)
+  assert.equal(#b, #a)
+  local worst, largest = 0, 0
+  for i = 1, #a do
+    worst, largest = math.max(worst, math.abs(a[i] - b[i])), math.max(largest, math.abs(b[i]))
+  end
+  return worst, largest
+end
+
+-- The fixed vector of make_golden.py: a list's norm, and its dot product with that.
+local function figures(list)
+  local norm, dot = 0, 0
+  for i, x in ipairs(list) do
+    norm = norm + x * x
+    dot = dot + x * (((i - 1) * 2654435761 + 12345 & 0xffffffff) / 2 ^ 31 - 1)
+  end
+  return norm ^ 0.5, dot
+end
+
+-- Judges gradients by name: relative to their own norm, tiny ones to the largest.
+local function check_gradients(wanted, gradient)
+  local largest, count = 0, 0
+  for _, pair in pairs(wanted) do
+    largest = math.max(largest, pair[1])
+  end
+  for name, pair in pairs(wanted) do
+    local norm, dot = figures(gradient(name))
+    local scale = math.max(pair[1], 1e-4 * largest)
+    assert.is_true(math.abs(norm - pair[1]) <= 1e-4 * scale, name .. ": norm")
+    assert.is_true(math.abs(dot - pair[2]) <= 2e-4 * scale, name .. ": dot product")
+    count = count + 1
+  end
+  return count
+end
+
+local function sum(list)
+  local total = 0
+  for _, x in ipairs(list) do
+    total = total + x
+  end
+  return total
+end
+
+-- All replies of some requests.
+local function generate(model, requests)
+  local replies, generator, waiting = {}, model:generator(), 1
+  while waiting <= #requests or generator:busy() do
+    while waiting <= #requests and generator:free() > 0 do
+      generator:submit(requests[waiting])
+      waiting = waiting + 1
+    end
+    for _, reply in ipairs(generator:step()) do
+      replies[reply.key] = reply
+    end
+  end
+  generator:close()
+  return replies
+end
+
+for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", "qwen2.5", "qwen2.5-nested", "smolvlm",
+  "smolvlm2" } do
+  describe("transformers' " .. case, function()
+    local prompts, index = golden(case)
+    local model = vlm.load(root .. case, { threads = 1, train = parts, slots = 3, max_tokens = 300 })
+
+    it("writes the same prompts", function()
+      for _, p in ipairs(prompts) do
+        assert.equal(p.text, (model:chat(p.messages)))
+        assert.same(p.ids, model:prompt(p.text, p.images))
+        assert.same(p.answer, join(model.tokenizer:encode(index.answer, { special = false }), { model.eos[1] }))
+      end
+    end)
+
+    it("sees the same pixels", function()
+      for _, p in ipairs(prompts) do
+        local pixels = {}
+        for _, picture in ipairs(p.images) do
+          pixels = join(pixels, model.views.processor:pixels(picture):list())
+        end
+        if p.pixels then
+          -- transformers pads the tiles of a batch's images to as many with zeros: behind, or where they are no norm
+          local norm, dot = figures(pixels)
+          assert.is_true(math.abs(norm - p.pixels[1]) <= 1e-6 * p.pixels[1])
+          if #pixels == p.pixels[3] then
+            assert.is_true(math.abs(dot - p.pixels[2]) <= 1e-5 * p.pixels[1])
+          end
+        end
+      end
+    end)
+
+    it("has the same logits", function()
+      for _, p in ipairs(prompts) do
+        local ours, ids = {}, join(p.ids, p.answer)
+        local all, width = model:logits(ids, p.images):list(), model.arch.text.vocab
+        for row = #ids, 1, -index.every do
+          table.move(all, (row - 1) * width + 1, row * width, #ours + 1, ours)
+        end
+        local worst, largest = furthest(ours, p.logits)
+        assert.is_true(worst <= 2e-5 * largest + 1e-4)
+      end
+    end)
+
+    it("has the same log-probabilities, packed", function()
+      local scores, all = model:score((samples_of(prompts))), {}
+      for _, p in ipairs(prompts) do
+        all = join(all, p.logprobs)
+      end
+      assert.is_true(furthest(scores.logprobs:tolist(), all) <= 1e-4)
+    end)
+
+    it("has the same greedy tokens", function()
+      local requests = {}
+      for i, p in ipairs(prompts) do
+        requests[i] = { key = i, ids = p.ids, images = p.images, max_new_tokens = #p.greedy, temperature = 0, eos = {} }
+      end
+      for i, reply in ipairs(generate(model, requests)) do
+        assert.same(prompts[i].greedy, reply.answer)
+      end
+    end)
+
+    it("scores what it drew with the same bits, whatever else runs", function()
+      local requests = {}
+      for i = 1, 5 do
+        local p = prompts[(i - 1) % 3 + 1]
+        requests[i] = { key = i, ids = p.ids, images = p.images, max_new_tokens = 5 + i, seed = i, eos = {} }
+      end
+      local replies, samples, drawn = generate(model, requests), {}, {}
+      for i, request in ipairs(requests) do
+        samples[i], drawn = { ids = request.ids, images = request.images, answer = replies[i].answer },
+          join(drawn, replies[i].logprobs)
+        local alone = generate(model, { request })[i]
+        assert.same(replies[i].answer, alone.answer)
+        assert.same(replies[i].logprobs, alone.logprobs)
+      end
+      assert.same(drawn, model:score(samples).logprobs:tolist())
+    end)
+
+    it("has the same gradients", function()
+      model:zero_grad()
+      assert.is_true(math.abs(backward(model, prompts) - sum(index.losses)) <= 1e-4 * math.abs(sum(index.losses)))
+      local n = check_gradients(index.gradients, function(name)
+        return model.core:get(model.source.role_of[name], "grad"):list()
+      end)
+      assert.is_true(n > 40)
+    end)
+
+    it("has the same adapter", function()
+      local adapted = vlm.load(root .. case .. "/adapter", { threads = 1, train_adapter = true, max_tokens = 300 })
+      local scores, all = adapted:score((samples_of(prompts))), {}
+      for _, p in ipairs(prompts) do
+        all = join(all, p.adapter_logprobs)
+      end
+      assert.is_true(furthest(scores.logprobs:tolist(), all) <= 1e-4)
+      backward(adapted, prompts)
+      local role_of = {}
+      for role, name in pairs(adapted.adapter.names) do
+        role_of[name] = role
+      end
+      assert.is_true(check_gradients(index.adapter_gradients, function(name)
+        return adapted.core:get(role_of[name], "grad"):list()
+      end) > 10)
+      adapted:close()
+    end)
+
+    it("is written as it was read", function()
+      local dir = assert(fs.tempdir())
+      local plain <close> = vlm.load(root .. case, { threads = 1, max_tokens = 300 })
+      plain:save(dir .. "/saved")
+      for _, file in ipairs(fs.list(root .. case)) do
+        if file:match("^model") or file == "config.json" or file == "tokenizer.json" then
+          local ours, theirs = dir .. "/saved/" .. file, root .. case .. "/" .. file
+          if file:match("%.safetensors$") then
+            local a, b = safetensors.open(ours), safetensors.open(theirs)
+            assert.same(b:names(), a:names())
+            for _, name in ipairs(b:names()) do
+              assert.same(b:info(name).shape, a:info(name).shape)
+              assert.equal(b:get(name):dtype(), a:get(name):dtype())
+              assert.equal(b:get(name):data(), a:get(name):data())
+            end
+          elseif not file:match("index") then
+            assert.equal(fs.read_file(theirs), fs.read_file(ours))
+          end
+        end
+      end
+      fs.remove_tree(dir)
+    end)
+  end)
+end
