@@ -247,9 +247,11 @@ typedef struct rv_backend {
     /// y += alpha x.
     void (*axpy)(rv_ctx *c, rv_dev y, rv_dev x, float alpha, int64_t count);
     void (*scale)(rv_ctx *c, rv_dev x, float alpha, int64_t count);
-    /// Rotates x (M, heads, D) in place, rotate-half pairs (i, i + D/2), by the angles whose cos
-    /// and sin stand in cs (M, D/2, 2); `sign` -1 turns the other way (the backward pass).
-    void (*rope)(rv_ctx *c, rv_dev x, rv_dev cs, int64_t m, int heads, int head_dim, float sign);
+    /// Rotates x (M, heads, D), rows `stride` elements apart, in place, rotate-half pairs (i, i +
+    /// D/2), by the angles whose cos and sin stand in cs (M, D/2, 2); `sign` -1 turns the other way
+    /// (the backward pass).
+    void (*rope)(rv_ctx *c, rv_dev x, int64_t stride, rv_dev cs, int64_t m, int heads, int head_dim,
+                 float sign);
 
     // ---- rows ----
     /// y[i] = x[idx[i]]; idx (host) of m rows of width n. A negative index writes zeros.
@@ -266,10 +268,6 @@ typedef struct rv_backend {
     /// dw (order of w's master) += dy rows by id, i ascending; negative ids are skipped.
     void (*embed_backward)(rv_ctx *c, rv_dev dw, const rv_weight *w, rv_dev dy, const int32_t *ids,
                            int64_t m);
-    /// Cuts pixels (n_img, 3, S, S) into patches (n_img, S/P, S/P, 3 P P), raster order, (channel,
-    /// row, col) inside.
-    void (*patchify)(rv_ctx *c, rv_dev y, rv_dev pixels, int64_t n_img, int64_t size,
-                     int64_t patch);
 
     // ---- attention: q, dq (rows, H, D) with row stride q_stride, k, v, dk, dv (rows, G, D) with
     // kv_stride, in elements; o, d_o (rows, H, D) dense; D <= 512 ----

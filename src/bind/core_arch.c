@@ -80,38 +80,83 @@ static bool open(reader *r, lua_State *L, int table, const char *key, const char
     return true;
 }
 
+// The bits of field `key`: a list of layers from 0, or nil.
+static uint64_t layers(const reader *r, const char *key) {
+    uint64_t bits = 0;
+    int kind = lua_getfield(r->L, r->table, key);
+    if (kind != LUA_TNIL && kind != LUA_TTABLE) {
+        wrong(r, key, "a list of layers");
+    }
+    for (lua_Integer i = 1; kind == LUA_TTABLE && i <= luaL_len(r->L, -1); i++) {
+        int ok;
+        lua_geti(r->L, -1, i);
+        lua_Integer k = lua_tointegerx(r->L, -1, &ok);
+        if (!ok || k < 0 || k >= RV_MAX_VISION_LAYERS) {
+            luaL_error(r->L, "%s.%s[%I]: wanted a layer from 0 to %d, came %s", r->name, key, i,
+                       RV_MAX_VISION_LAYERS - 1, luaL_tolstring(r->L, -1, NULL));
+        }
+        bits |= (uint64_t)1 << k;
+        lua_pop(r->L, 1);
+    }
+    lua_pop(r->L, 1);
+    return bits;
+}
+
+// An integer that is 1 where it is not given.
+static int factor(const reader *r, const char *key) {
+    bool given = lua_getfield(r->L, r->table, key) != LUA_TNIL;
+    lua_pop(r->L, 1);
+    return given ? integer(r, key) : 1;
+}
+
 static void read_vision(lua_State *L, int table, rv_arch_vision *v) {
     static const char *const known[] = {
-        "image_size", "patch",       "width",      "layers",   "heads",     "mlp",        "act",
-        "eps",        "class_token", "patch_bias", "pre_norm", "post_norm", "drop_class", NULL};
+        "image_size", "patch",     "temporal",   "merge",      "width",    "layers",
+        "heads",      "mlp",       "act",        "eps",        "rms",      "gated",
+        "fused_qkv",  "positions", "rope_theta", "window",     "full",     "class_token",
+        "patch_bias", "pre_norm",  "post_norm",  "drop_class", NULL};
     reader r;
     if (open(&r, L, table, "vision", known)) {
         *v = (rv_arch_vision){.image_size = integer(&r, "image_size"),
                               .patch = integer(&r, "patch"),
+                              .temporal = factor(&r, "temporal"),
+                              .merge = factor(&r, "merge"),
                               .width = integer(&r, "width"),
                               .layers = integer(&r, "layers"),
                               .heads = integer(&r, "heads"),
                               .mlp = integer(&r, "mlp"),
                               .act = act(&r),
                               .eps = number(&r, "eps"),
+                              .rms = boolean(&r, "rms"),
+                              .gated = boolean(&r, "gated"),
+                              .fused_qkv = boolean(&r, "fused_qkv"),
                               .class_token = boolean(&r, "class_token"),
                               .patch_bias = boolean(&r, "patch_bias"),
                               .pre_norm = boolean(&r, "pre_norm"),
                               .post_norm = boolean(&r, "post_norm"),
-                              .drop_class = boolean(&r, "drop_class")};
+                              .drop_class = boolean(&r, "drop_class"),
+                              .positions = integer(&r, "positions"),
+                              .rope_theta = number(&r, "rope_theta"),
+                              .window = integer(&r, "window"),
+                              .full = layers(&r, "full")};
         lua_pop(L, 1);
     }
 }
 
 static void read_connector(lua_State *L, int table, rv_arch_connector *c) {
-    static const char *const known[] = {"in", "hidden", "out", "act", "bias", NULL};
+    static const char *const known[] = {"norm", "eps", "in",   "hidden",  "out",
+                                        "act",  "bias", "newline", NULL};
+    static const char *const norms[] = {"none", "layer", "rms", NULL};
     reader r;
     if (open(&r, L, table, "connector", known)) {
-        *c = (rv_arch_connector){.in = integer(&r, "in"),
+        *c = (rv_arch_connector){.norm = (rv_norm_kind)word(&r, "norm", norms),
+                                 .eps = number(&r, "eps"),
+                                 .in = integer(&r, "in"),
                                  .hidden = integer(&r, "hidden"),
                                  .out = integer(&r, "out"),
                                  .act = act(&r),
-                                 .bias = boolean(&r, "bias")};
+                                 .bias = boolean(&r, "bias"),
+                                 .newline = boolean(&r, "newline")};
         lua_pop(L, 1);
     }
 }
@@ -198,14 +243,15 @@ static void read_text(lua_State *L, int table, rv_arch_text *t) {
 }
 
 void rv_core_read_arch(lua_State *L, int arg, rv_arch *a) {
-    static const char *const known[] = {"vision",      "connector",    "text",
-                                        "image_token", "image_tokens", NULL};
+    static const char *const known[] = {"vision",           "connector",     "text", "image_token",
+                                        "max_view_patches", "max_view_rows", NULL};
     luaL_checktype(L, arg, LUA_TTABLE);
     rv_bind_check_keys(L, arg, known);
     *a = (rv_arch){0};
     reader r = {L, arg, "arch"};
     a->image_token = integer(&r, "image_token");
-    a->image_tokens = integer(&r, "image_tokens");
+    a->max_view_patches = integer(&r, "max_view_patches");
+    a->max_view_rows = integer(&r, "max_view_rows");
     read_vision(L, arg, &a->vision);
     read_connector(L, arg, &a->connector);
     read_text(L, arg, &a->text);

@@ -1,19 +1,20 @@
 // core_batch.c - samples in Lua as a packed batch.
 //
-// A sample is {ids =, answer =, pixels = {slice, ...}}: token ids of prompt and answer (0-based,
-// image tokens in place) and one array (3, S, S) for each image. Asked are the answer's tokens,
+// A sample is {ids =, answer =, images = {view, ...}}: token ids of prompt and answer (0-based, image
+// tokens in place) and what the processor made of each image. Asked are the answer's tokens,
 // each in the row before it; the answer's last token is then no row of its own, since none follows
 // it. `positions` and `targets` (lists as long as each other; positions from 1, the token after
 // which the id is looked at) ask for something else; `hidden` lists positions of hidden states.
 #include "core_batch.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "mem.h"
 #include "slice.h"
 
-enum { IDS, ANSWER, PIXELS, POSITIONS, TARGETS, HIDDEN, N_FIELDS };
-static const char *const fields[] = {"ids", "answer", "pixels", "positions", "targets", "hidden"};
+enum { IDS, ANSWER, IMAGES, POSITIONS, TARGETS, HIDDEN, N_FIELDS };
+static const char *const fields[] = {"ids", "answer", "images", "positions", "targets", "hidden"};
 
 // One sample: its lists stand on the stack from `base` on.
 typedef struct {
@@ -90,20 +91,20 @@ static int32_t row_at(lua_State *L, const sample *s, int field, int64_t i, int64
 typedef struct {
     rv_batch b;
     int32_t *ids, *cu, *ask_row, *ask_id, *value_row, *hidden_row;
-    float *pixels;
+    rv_view *images;
 } packed;
 
 static size_t part(int64_t n, size_t size) { return ((size_t)n * size + 15) / 16 * 16; }
 
-static packed *make(lua_State *L, const sample *sum, int64_t n, int64_t image) {
+static packed *make(lua_State *L, const sample *sum, int64_t n) {
     size_t head = part(1, sizeof(packed)), word = sizeof(int32_t);
-    if (sum->rows > INT32_MAX || sum->asks > INT32_MAX || sum->n[PIXELS] > INT32_MAX) {
+    if (sum->rows > INT32_MAX || sum->asks > INT32_MAX || sum->n[IMAGES] > INT32_MAX) {
         luaL_error(L, "a batch of %I rows", (lua_Integer)sum->rows);
     }
     size_t bytes = head + part(sum->rows, word) + part(n + 1, word) + 2 * part(sum->asks, word) +
                    part(sum->values, word) + part(sum->hidden, word) +
-                   part(sum->n[PIXELS] * image, sizeof(float));
-    char *at = lua_newuserdatauv(L, bytes, 0);
+                   part(sum->n[IMAGES], sizeof(rv_view));
+    char *at = lua_newuserdatauv(L, bytes, 1);
     packed *p = (packed *)(void *)at;
     memset(p, 0, sizeof *p);
     at += head;
@@ -114,26 +115,81 @@ static packed *make(lua_State *L, const sample *sum, int64_t n, int64_t image) {
         *arrays[i] = (int32_t *)(void *)at;
         at += part(counts[i], word);
     }
-    p->pixels = (float *)(void *)at;
+    p->images = (rv_view *)(void *)at;
     return p;
 }
 
-static void copy_image(lua_State *L, const sample *s, int64_t i, const rv_vlm *m, float *out) {
-    int64_t side = rv_vlm_arch(m)->vision.image_size;
-    lua_geti(L, s->base + PIXELS, i + 1);
-    const rv_slice *x = rv_slice_check(L, -1);
-    if (x->type != RV_F32 || x->ndim != 3 || x->dim[0] != 3 || x->dim[1] != side ||
-        x->dim[2] != side) {
-        luaL_error(L, "sample %I: pixels[%I]: wanted F32 (3, %I, %I)", (lua_Integer)s->number,
-                   (lua_Integer)i + 1, (lua_Integer)side, (lua_Integer)side);
+// A count in field `key` of the view at `view`.
+static int32_t count_of(lua_State *L, int view, const char *key) {
+    int ok;
+    lua_getfield(L, view, key);
+    lua_Integer x = lua_tointegerx(L, -1, &ok);
+    if (!ok || x < 1 || x > 1 << 24) {
+        luaL_error(L, "%s: wanted a number from 1 to %d, came %s", key, 1 << 24,
+                   luaL_tolstring(L, -1, NULL));
     }
-    memcpy(out, x->data, x->bytes);
+    lua_pop(L, 1);
+    return (int32_t)x;
+}
+
+// The array in field `key` of the view at `view`, `type` (n, k) or (n) for k = 0; kept in `anchors`.
+static const void *array_of(lua_State *L, int view, int anchors, const char *key, rv_dtype type,
+                            int64_t n, int64_t k) {
+    lua_getfield(L, view, key);
+    const rv_slice *s = rv_slice_check(L, -1);
+    bool fits = s->type == type && s->ndim == (k ? 2 : 1) && s->dim[0] == n;
+    if (!fits || (k && s->dim[1] != k)) {
+        lua_pushfstring(L, k ? "(%I, %I)" : "(%I)", (lua_Integer)n, (lua_Integer)k);
+        luaL_error(L, "%s: wanted %s %s", key, type == RV_F32 ? "F32" : "I32",
+                   lua_tostring(L, -1));
+    }
+    lua_seti(L, anchors, luaL_len(L, anchors) + 1);
+    return s->data;
+}
+
+static int read_view(lua_State *L) {
+    const rv_arch *a = lua_touserdata(L, 3);
+    rv_view *v = lua_touserdata(L, 4);
+    luaL_argexpected(L, lua_istable(L, 1), 1, "table");
+    *v = (rv_view){.tiles = count_of(L, 1, "tiles"),
+                   .h = count_of(L, 1, "h"),
+                   .w = count_of(L, 1, "w"),
+                   .rows = count_of(L, 1, "rows")};
+    v->patches = array_of(L, 1, 2, "patches", RV_F32, v->tiles * (int64_t)v->h * v->w,
+                          rv_patch_numbers(a));
+    if (lua_getfield(L, 1, "order") != LUA_TNIL) {
+        v->order = array_of(L, 1, 2, "order", RV_I32, v->rows, 0);
+    }
+    return 0;
+}
+
+void rv_core_view(lua_State *L, int arg, int anchors, const rv_arch *a, rv_view *v,
+                  const char *where, int64_t i) {
+    arg = lua_absindex(L, arg);
+    anchors = lua_absindex(L, anchors);
+    lua_pushcfunction(L, read_view);
+    lua_pushvalue(L, arg);
+    lua_pushvalue(L, anchors);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)a);
+    lua_pushlightuserdata(L, v);
+    if (lua_pcall(L, 4, 0, 0) != LUA_OK) {
+        luaL_error(L, "%simages[%I]: %s", where, (lua_Integer)i, lua_tostring(L, -1));
+    }
+}
+
+static void add_image(lua_State *L, const sample *s, int64_t i, int anchors, const rv_vlm *m,
+                      rv_view *v) {
+    char where[48];
+    snprintf(where, sizeof where, "sample %lld: ", (long long)s->number);
+    lua_geti(L, s->base + IMAGES, i + 1);
+    rv_core_view(L, -1, anchors, rv_vlm_arch(m), v, where, i + 1);
     lua_pop(L, 1);
 }
 
-static void add(lua_State *L, packed *p, const sample *s, const rv_vlm *m, const rv_core_ask *ask) {
+static void add(lua_State *L, packed *p, const sample *s, const rv_vlm *m, const rv_core_ask *ask,
+                int anchors) {
     rv_batch *b = &p->b;
-    int64_t side = rv_vlm_arch(m)->vision.image_size, row0 = p->cu[b->n];
+    int64_t row0 = p->cu[b->n];
     int64_t first = row0 + s->n[IDS] - 1; // the row that the first answer token follows
     for (int64_t i = 0; i < s->rows; i++) {
         p->ids[row0 + i] =
@@ -150,15 +206,15 @@ static void add(lua_State *L, packed *p, const sample *s, const rv_vlm *m, const
         p->hidden_row[b->n_hidden++] =
             s->n[HIDDEN] ? row_at(L, s, HIDDEN, i, row0) : (int32_t)first;
     }
-    for (int64_t i = 0; i < s->n[PIXELS]; i++) {
-        copy_image(L, s, i, m, p->pixels + b->n_images++ * 3 * side * side);
+    for (int64_t i = 0; i < s->n[IMAGES]; i++) {
+        add_image(L, s, i, anchors, m, &p->images[b->n_images++]);
     }
     p->cu[++b->n] = (int32_t)(row0 + s->rows);
 }
 
 rv_batch *rv_core_batch(lua_State *L, int arg, const rv_vlm *m, const rv_core_ask *ask) {
     luaL_checktype(L, arg, LUA_TTABLE);
-    int64_t n = (int64_t)lua_rawlen(L, arg), side = rv_vlm_arch(m)->vision.image_size;
+    int64_t n = (int64_t)lua_rawlen(L, arg);
     luaL_argcheck(L, n > 0 && n < INT32_MAX, arg, "wanted a list of samples, came an empty one");
     luaL_checkstack(L, N_FIELDS + 8, NULL);
     sample sum = {0};
@@ -168,29 +224,34 @@ rv_batch *rv_core_batch(lua_State *L, int arg, const rv_vlm *m, const rv_core_as
         sum.asks += s.asks;
         sum.values += s.values;
         sum.hidden += s.hidden;
-        sum.n[PIXELS] += s.n[PIXELS];
+        sum.n[IMAGES] += s.n[IMAGES];
         close(L, &s);
     }
-    packed *p = make(L, &sum, n, 3 * side * side);
-    lua_createtable(L, (int)n + 1, 0); // [batch, offsets]
+    packed *p = make(L, &sum, n);
+    lua_newtable(L); // [batch, arrays of the images]
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, -3, 1);
+    int anchors = lua_gettop(L);
+    lua_createtable(L, (int)n + 1, 0); // [batch, arrays, offsets]
     int offsets = lua_gettop(L);
     p->cu[0] = 0;
     lua_pushinteger(L, 0);
     lua_seti(L, offsets, 1);
     for (int64_t i = 1; i <= n; i++) {
         sample s = open(L, arg, i, ask);
-        add(L, p, &s, m, ask);
+        add(L, p, &s, m, ask, anchors);
         close(L, &s);
         lua_pushinteger(L, p->b.n_ask);
         lua_seti(L, offsets, i + 1);
     }
     p->b.ids = p->ids;
     p->b.cu = p->cu;
-    p->b.pixels = p->pixels;
+    p->b.images = p->images;
     p->b.ask_row = p->ask_row;
     p->b.ask_id = p->ask_id;
     p->b.value_row = p->value_row;
     p->b.hidden_row = p->hidden_row;
     p->b.temperature = ask->temperature;
+    lua_remove(L, anchors);
     return &p->b;
 }

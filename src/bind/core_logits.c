@@ -3,7 +3,7 @@
 #include "core_batch.h"
 #include "slice.h"
 
-// m:logits(ids [, pixels]) -> slice (T, V), untempered
+// m:logits(ids [, images]) -> slice (T, V), untempered
 int rv_core_logits(lua_State *L) {
     rv_vlm *m = rv_core_check(L, 1);
     lua_settop(L, 3);
@@ -13,7 +13,7 @@ int rv_core_logits(lua_State *L) {
     lua_pushvalue(L, 2);
     lua_setfield(L, -2, "ids");
     lua_pushvalue(L, 3);
-    lua_setfield(L, -2, "pixels");
+    lua_setfield(L, -2, "images");
     lua_seti(L, -2, 1);
     rv_core_ask none = {.temperature = 1};
     rv_batch batch = *rv_core_batch(L, lua_gettop(L), m, &none);

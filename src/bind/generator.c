@@ -4,15 +4,14 @@
 #include <string.h>
 
 #include "core.h"
-#include "slice.h"
+#include "core_batch.h"
 
 #define GENERATOR_MT "rv.generator"
 
-// User value 1: the model; 2: a table slot -> pixels, which must outlive the request.
+// User value 1: the model; 2: a table slot -> arrays of its images, which must outlive the request.
 typedef struct {
     rv_generator *p; // NULL: closed
     rv_core *core;
-    size_t pixel_bytes;
 } handle;
 
 static handle *check(lua_State *L) {
@@ -61,8 +60,7 @@ static int generator_new(lua_State *L) {
         .banned = (int32_t)field_integer(L, 2, "banned", -1),
     };
     handle *h = lua_newuserdatauv(L, sizeof *h, 2);
-    int64_t side = rv_vlm_arch(m)->vision.image_size;
-    *h = (handle){NULL, NULL, (size_t)(3 * side * side) * sizeof(float)};
+    *h = (handle){NULL, NULL};
     luaL_setmetatable(L, GENERATOR_MT);
     h->core = rv_core_ref(rv_core_shared(L, 1));
     lua_pushvalue(L, 1);
@@ -96,9 +94,13 @@ static int32_t *push_ids(lua_State *L, int arg, const char *name, int64_t *n) {
     return ids;
 }
 
-// Fills the request's images from {pixels = {slice, ...}, hashes = {16 bytes, ...}}.
+// Fills the request's images from {images = {view, ...}, hashes = {16 bytes, ...}}; pushes the list
+// that keeps their arrays alive.
 static void push_images(lua_State *L, int arg, const handle *h, rv_request *r) {
-    if (lua_getfield(L, arg, "pixels") == LUA_TNIL) {
+    lua_newtable(L);
+    int anchors = lua_gettop(L);
+    if (lua_getfield(L, arg, "images") == LUA_TNIL) {
+        lua_settop(L, anchors);
         return;
     }
     int list = lua_gettop(L);
@@ -106,31 +108,31 @@ static void push_images(lua_State *L, int arg, const handle *h, rv_request *r) {
     luaL_checktype(L, list, LUA_TTABLE);
     luaL_checktype(L, list + 1, LUA_TTABLE);
     r->n_images = luaL_len(L, list);
-    const float **pixels = lua_newuserdatauv(L, (size_t)(r->n_images + 1) * sizeof *pixels, 0);
+    rv_view *views = lua_newuserdatauv(L, (size_t)(r->n_images + 1) * sizeof *views, 0);
     uint64_t(*keys)[2] = lua_newuserdatauv(L, (size_t)(r->n_images + 1) * sizeof *keys, 0);
     for (int64_t i = 0; i < r->n_images; i++) {
         size_t n_hash;
         lua_geti(L, list, i + 1);
+        rv_core_view(L, -1, anchors, rv_vlm_arch(h->core->m), &views[i], "", i + 1);
         lua_geti(L, list + 1, i + 1);
-        const rv_slice *s = rv_slice_check(L, -2);
         const char *hash = luaL_checklstring(L, -1, &n_hash);
-        if (s->type != RV_F32 || s->bytes != h->pixel_bytes || n_hash != sizeof *keys) {
-            luaL_error(L, "image %I: wanted %I bytes of pixels and a hash, came %I",
-                       (lua_Integer)i + 1, (lua_Integer)h->pixel_bytes, (lua_Integer)s->bytes);
+        if (n_hash != sizeof *keys) {
+            luaL_error(L, "hashes[%I]: wanted %I bytes, came %I", (lua_Integer)i + 1,
+                       (lua_Integer)sizeof *keys, (lua_Integer)n_hash);
         }
-        pixels[i] = s->data;
         memcpy(keys[i], hash, sizeof keys[i]);
         lua_pop(L, 2);
     }
-    r->pixels = (const float *const *)pixels;
+    r->images = views;
     r->image_key = (const uint64_t(*)[2])keys;
+    lua_pushvalue(L, anchors);
 }
 
-// g:submit{ids =, pixels =, hashes =, max_new =, temperature =, ..., eos =, stop =, seed =, ...} ->
+// g:submit{ids =, images =, hashes =, max_new =, temperature =, ..., eos =, stop =, seed =, ...} ->
 // slot
 static int generator_submit(lua_State *L) {
     static const char *const known[] = {
-        "ids",   "pixels", "hashes", "max_new", "temperature", "top_k", "top_p",
+        "ids",   "images", "hashes", "max_new", "temperature", "top_k", "top_p",
         "min_p", "eos",    "stop",   "seed",    "episode",     "step",  "repetition_penalty",
         NULL};
     handle *h = check(L);
@@ -155,7 +157,7 @@ static int generator_submit(lua_State *L) {
         return rv_bind_raise(L, &e);
     }
     lua_getiuservalue(L, 1, 2);
-    lua_getfield(L, 2, "pixels");
+    lua_insert(L, -2); // [slots, arrays]
     lua_seti(L, -2, slot + 1);
     lua_pushinteger(L, slot + 1);
     return 1;

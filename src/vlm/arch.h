@@ -10,24 +10,39 @@
 
 #include "backend.h"
 
-typedef struct {
-    int image_size, patch; // pixels; (image_size / patch)^2 patches
-    int merge;             // merge x merge patches become one row of features; 0 is 1
-    int width, layers, heads,
-        mlp; // layers: the ones that are run (feature layer -2 leaves the last out)
-    rv_act act;
-    float eps;
-    bool class_token; // a learned row in front (CLIP)
-    bool patch_bias;
-    bool pre_norm;   // LayerNorm after the embedding (CLIP's pre_layrnorm)
-    bool post_norm;  // LayerNorm after the last layer (SigLIP)
-    bool drop_class; // strategy "default": the class row is left out of the features
-} rv_arch_vision;
+enum { RV_MAX_VISION_LAYERS = 64 }; // of a tower with windows: bits of `full`
 
 typedef struct {
-    int in, hidden, out; // linear_1 (hidden, in), act, linear_2 (out, hidden)
+    int image_size;               // pixels of the only size that a tile may have; 0: any
+    int patch, temporal;          // a patch is 3 x temporal x patch x patch numbers
+    int merge;                    // merge x merge patches give one feature row
+    int width, layers, heads;     // layers: those that are run (feature layer -2 leaves one out)
+    int mlp;
+    rv_act act;
+    float eps;
+    bool rms;         // RMSNorm instead of LayerNorm
+    bool gated;       // down(act(gate) * up) instead of fc2(act(fc1)); act is silu
+    bool fused_qkv;   // one linear layer (3 width, width)
+    bool class_token; // a learned row in front (CLIP)
+    bool patch_bias;
+    bool pre_norm;    // a norm after the embedding (CLIP's pre_layrnorm)
+    bool post_norm;   // a norm after the last layer (SigLIP)
+    bool drop_class;  // strategy "default": the class row is left out of the features
+    int positions;    // side of the square of learned positions, behind the class row's; 0: none
+    float rope_theta; // rotary angles of a patch's row and column; 0: none
+    int window;       // attention inside windows of so many merged units a side; 0: none
+    uint64_t full;    // with windows, bit i: layer i sees its whole tile
+} rv_arch_vision;
+
+typedef enum { RV_NORM_NONE, RV_NORM_LAYER, RV_NORM_RMS } rv_norm_kind;
+
+typedef struct {
+    rv_norm_kind norm;   // of each of the tower's rows before they are merged
+    float eps;           // of the norm
+    int in, hidden, out; // linear_1 (hidden, in), act, linear_2 (out, hidden); hidden 0: one linear
     rv_act act;
     bool bias;
+    bool newline; // a learned row (out) that order -1 puts among an image's rows
 } rv_arch_connector;
 
 typedef enum { RV_ROPE_PLAIN, RV_ROPE_LINEAR, RV_ROPE_LLAMA3, RV_ROPE_YARN } rv_rope_kind;
@@ -53,6 +68,8 @@ typedef struct {
     rv_arch_vision vision;
     rv_arch_connector connector;
     rv_arch_text text;
-    int image_token;  // id whose rows the features replace
-    int image_tokens; // rows per image
+    int image_token; // id whose rows the features replace
+    // the largest view to be expected, for the plan of the memory: larger ones are refused
+    int max_view_patches; // of all its tiles
+    int max_view_rows;    // image tokens
 } rv_arch;

@@ -3,8 +3,8 @@
 //   mid = x + o(attention(q(n), k(n), v(n))),  n = norm1(x)
 //   out = mid + down(silu(gate(u)) * up(u)) or mid + down(act(up(u))),  u = norm2(mid)
 //
-// The vision tower (LayerNorm, plain MLP) and the decoder (RMSNorm, gated MLP, rotary angles,
-// cache) are the same code. In the last block only the picked rows go on after the attention: what
+// The vision tower (LayerNorm or RMSNorm, plain or gated MLP, windows) and the decoder (RMSNorm,
+// gated MLP, rotary angles, cache) are the same code; q, k and v may be one linear layer. In the last block only the picked rows go on after the attention: what
 // follows works row by row, so their bits are those of the full computation. Norms and the MLP's
 // inner activation are recomputed backward; only what a matrix product made is kept.
 #include "intr.h"
@@ -32,7 +32,9 @@ static const rv_saved *saved(const rv_tower *t, int i, bool keep) {
 }
 
 static int64_t q_width(const rv_tower *t) { return (int64_t)t->attn.n_head * t->attn.head_dim; }
-static int64_t kv_width(const rv_tower *t) { return (int64_t)t->attn.n_kv * t->attn.head_dim; }
+
+// True where a block attends inside windows.
+static bool windowed(const rv_tower *t, int i) { return t->windows && !(t->full >> i & 1); }
 
 static void project(rv_vlm *m, const rv_block *b, const rv_saved *s, int which, rv_dev y, rv_dev x,
                     int64_t rows, rv_dev residual) {
@@ -40,10 +42,17 @@ static void project(rv_vlm *m, const rv_block *b, const rv_saved *s, int which, 
                      s->lora_h[which]);
 }
 
-static void rotate(rv_vlm *m, const rv_tower *t, rv_dev x, rv_dev angle, int64_t rows, int heads,
-                   float sign) {
+static void rotate_q(rv_vlm *m, const rv_tower *t, rv_dev q, rv_dev angle, int64_t rows,
+                     float sign) {
     if (!rv_dev_none(angle)) {
-        m->be->rope(m->ctx, x, angle, rows, heads, t->attn.head_dim, sign);
+        m->be->rope(m->ctx, q, t->q_stride, angle, rows, t->attn.n_head, t->attn.head_dim, sign);
+    }
+}
+
+static void rotate_k(rv_vlm *m, const rv_tower *t, rv_dev k, rv_dev angle, int64_t rows,
+                     float sign) {
+    if (!rv_dev_none(angle)) {
+        m->be->rope(m->ctx, k, t->kv_stride, angle, rows, t->attn.n_kv, t->attn.head_dim, sign);
     }
 }
 
@@ -52,12 +61,15 @@ static void attend(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_sav
     const rv_block *b = &t->blocks[i];
     rv_norm_forward(m, &b->norm1, t->norm, input(t, i, p->keep), p->rows, t->width, t->eps);
     project(m, b, s, RV_Q, s->q, t->norm, p->rows, none);
-    project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
-    project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
-    rotate(m, t, s->q, p->angle, p->rows, t->attn.n_head, 1);
-    rotate(m, t, s->k, p->angle, p->rows, t->attn.n_kv, 1);
-    m->be->attention(m->ctx, s->o, p->keep ? s->lse : none, s->q, s->k, s->v, q_width(t),
-                     kv_width(t), p->cu, p->n_seq, &t->attn);
+    if (!t->fused) {
+        project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
+        project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
+    }
+    rotate_q(m, t, s->q, p->angle, p->rows, 1);
+    rotate_k(m, t, s->k, p->angle, p->rows, 1);
+    m->be->attention(m->ctx, s->o, p->keep ? s->lse : none, s->q, s->k, s->v, t->q_stride,
+                     t->kv_stride, windowed(t, i) ? p->window_cu : p->cu,
+                     windowed(t, i) ? p->n_windows : p->n_seq, &t->attn);
 }
 
 // Attention on the cache: o of the rows that go on; the others only leave keys and values.
@@ -67,8 +79,8 @@ static void attend_cached(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const
     rv_norm_forward(m, &b->norm1, t->norm, input(t, i, false), p->rows, t->width, t->eps);
     project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
     project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
-    rotate(m, t, s->k, p->angle, p->rows, t->attn.n_kv, 1);
-    m->be->kv_write(m->ctx, pool, s->k, s->v, kv_width(t), p->write, p->n_seq, &t->attn);
+    rotate_k(m, t, s->k, p->angle, p->rows, 1);
+    m->be->kv_write(m->ctx, pool, s->k, s->v, t->kv_stride, p->write, p->n_seq, &t->attn);
     int64_t rows = rows_out(t, i, p);
     if (rows == 0) {
         return;
@@ -81,8 +93,8 @@ static void attend_cached(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const
         angle = t->angle;
     }
     project(m, b, s, RV_Q, s->q, n, rows, none);
-    rotate(m, t, s->q, angle, rows, t->attn.n_head, 1);
-    m->be->attention_cached(m->ctx, s->o, s->q, q_width(t), pool,
+    rotate_q(m, t, s->q, angle, rows, 1);
+    m->be->attention_cached(m->ctx, s->o, s->q, t->q_stride, pool,
                             picks(t, i, p) ? p->read : p->write,
                             picks(t, i, p) ? p->n_read : p->n_seq, &t->attn);
 }
@@ -194,14 +206,18 @@ static void attention_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, 
         spread(m, t, p);
     }
     m->be->attention_backward(m->ctx, t->dq, t->dk, t->dv, t->d_o, s->q, s->k, s->v, s->o, s->lse,
-                              q_width(t), kv_width(t), p->cu, p->n_seq, &t->attn);
-    rotate(m, t, t->dq, p->angle, p->rows, t->attn.n_head, -1);
-    rotate(m, t, t->dk, p->angle, p->rows, t->attn.n_kv, -1);
+                              t->q_stride, t->kv_stride,
+                              windowed(t, i) ? p->window_cu : p->cu,
+                              windowed(t, i) ? p->n_windows : p->n_seq, &t->attn);
+    rotate_q(m, t, t->dq, p->angle, p->rows, -1);
+    rotate_k(m, t, t->dk, p->angle, p->rows, -1);
     rv_dev x = input(t, i, true), dn = flows ? t->dn : none;
     rv_norm_forward(m, &b->norm1, t->norm, x, p->rows, t->width, t->eps);
     back(m, t, b, s, RV_Q, dn, false, t->dq, t->norm, p->rows);
-    back(m, t, b, s, RV_K, dn, true, t->dk, t->norm, p->rows);
-    back(m, t, b, s, RV_V, dn, true, t->dv, t->norm, p->rows);
+    if (!t->fused) {
+        back(m, t, b, s, RV_K, dn, true, t->dk, t->norm, p->rows);
+        back(m, t, b, s, RV_V, dn, true, t->dv, t->norm, p->rows);
+    }
     if (flows) {
         rv_norm_backward(m, &b->norm1, t->dx, t->dn, x, p->rows, t->width, t->eps, true);
     }

@@ -7,18 +7,24 @@
 
 static const int64_t real = sizeof(float);
 
-rv_status rv_vlm_encode(rv_vlm *m, rv_dev out, const float *pixels, int64_t n_images, rv_err *e) {
-    int64_t side = m->arch.vision.image_size, image = 3 * side * side;
-    int64_t row = (int64_t)m->arch.text.width * m->arch.image_tokens * real;
-    if (!m->arch.vision.width && n_images) {
+rv_status rv_vlm_encode(rv_vlm *m, rv_dev out, const rv_view *views, int64_t n, rv_err *e) {
+    int64_t row = m->arch.text.width * real;
+    if (!m->arch.vision.width && n) {
         return RV_FAIL(e, RV_EARG, "images came, but the model has no vision tower");
+    }
+    for (int64_t i = 0; i < n; i++) {
+        RV_TRY(rv_view_check(&m->arch, &views[i], e));
     }
     RV_TRY(rv_vlm_ready(m, e));
     m->resident = -1;
-    for (int64_t i = 0; i < n_images; i += m->max_images) {
-        int64_t n = n_images - i < m->max_images ? n_images - i : m->max_images;
-        RV_TRY(rv_features_forward(m, pixels + i * image, n, false, e));
-        m->be->copy(m->ctx, rv_dev_at(out, i * row), m->features, (size_t)(n * row));
+    for (int64_t i = 0, k; i < n; i += k) {
+        int64_t rows = 0;
+        for (k = 0; i + k < n && rows + views[i + k].rows <= m->image_rows; k++) {
+            rows += views[i + k].rows;
+        }
+        RV_TRY(rv_features_forward(m, views + i, k, false, e));
+        m->be->copy(m->ctx, out, m->features, (size_t)(rows * row));
+        out = rv_dev_at(out, rows * row);
     }
     return RV_OK;
 }

@@ -32,21 +32,19 @@ static rv_status make(rv_generator *g, rv_err *e) {
     int64_t slots = g->o.slots;
     g->vocab = a->text.vocab;
     g->width = a->text.width;
-    g->image_rows = a->image_tokens;
-    g->pixel_count = 3 * (int64_t)a->vision.image_size * a->vision.image_size;
+    g->image_rows = a->vision.width ? a->max_view_rows : 1;
     g->value_head = has_value_head(g->m);
     g->n_features = slots > RV_N_ENCODE ? slots : RV_N_ENCODE;
     g->slots = rv_calloc(slots, sizeof *g->slots);
     g->features = rv_calloc(g->n_features, sizeof *g->features);
-    g->staging = rv_calloc(RV_N_ENCODE * g->pixel_count, real);
     g->feature_row = rv_calloc(g->o.chunk, sizeof *g->feature_row);
     g->seqs = rv_calloc(slots, sizeof *g->seqs);
     g->who = rv_calloc(slots, sizeof *g->who);
     g->how = rv_calloc(slots, sizeof *g->how);
     g->drawn = rv_calloc(slots, sizeof *g->drawn);
     g->values = rv_calloc(slots, sizeof *g->values);
-    if (!g->slots || !g->features || !g->staging || !g->feature_row || !g->seqs || !g->who ||
-        !g->how || !g->drawn || !g->values) {
+    if (!g->slots || !g->features || !g->feature_row || !g->seqs || !g->who || !g->how ||
+        !g->drawn || !g->values) {
         return RV_FAIL(e, RV_ENOMEM, "out of memory for %lld slots", (long long)slots);
     }
     RV_TRY(rv_prefix_new(&g->prefix, g->o.blocks, e));
@@ -84,7 +82,7 @@ static void clear_slot(rv_slot *s) {
     free(s->keys);
     free(s->place);
     free(s->table);
-    free(s->pixels);
+    free(s->images);
     free(s->image_key);
     free(s->ends);
     free(s->seen);
@@ -109,7 +107,6 @@ void rv_generator_free(rv_generator *g, bool model) {
     rv_prefix_free(&g->prefix);
     free(g->slots);
     free(g->features);
-    free(g->staging);
     free(g->feature_row);
     free(g->seqs);
     free(g->who);
@@ -143,7 +140,15 @@ static rv_status check_request(const rv_generator *g, const rv_request *r, rv_er
                        (long long)r->n, (long long)r->max_new, (long long)g->o.max_tokens);
     }
     const int32_t placeholder = rv_vlm_arch(g->m)->image_token;
-    int64_t rows = 0;
+    int64_t rows = 0, wanted = 0;
+    for (int64_t i = 0; i < r->n_images; i++) {
+        rv_status st = rv_view_check(rv_vlm_arch(g->m), &r->images[i], e);
+        if (st != RV_OK) {
+            rv_err_context(e, "request: image %lld", (long long)i + 1);
+            return st;
+        }
+        wanted += r->images[i].rows;
+    }
     for (int64_t i = 0; i < r->n; i++) {
         rows += r->ids[i] == placeholder;
         if (r->ids[i] != placeholder && (r->ids[i] < 0 || r->ids[i] >= g->vocab)) {
@@ -151,11 +156,10 @@ static rv_status check_request(const rv_generator *g, const rv_request *r, rv_er
                            (long long)i + 1, r->ids[i], (long long)g->vocab - 1);
         }
     }
-    if (rows != r->n_images * g->image_rows) {
-        return RV_FAIL(
-            e, RV_ESHAPE,
-            "request: %lld image placeholders in the prompt, but %lld images of %lld rows",
-            (long long)rows, (long long)r->n_images, (long long)g->image_rows);
+    if (rows != wanted) {
+        return RV_FAIL(e, RV_ESHAPE,
+                       "request: %lld image placeholders in the prompt, but %lld rows of %lld images",
+                       (long long)rows, (long long)wanted, (long long)r->n_images);
     }
     return RV_OK;
 }
@@ -171,15 +175,17 @@ static void *copy_of(const void *from, int64_t n, size_t size) {
 // A row's key: what it holds, exactly.
 static void fill_keys(const rv_generator *g, rv_slot *s) {
     const int32_t placeholder = rv_vlm_arch(g->m)->image_token;
-    int64_t rows = 0;
+    int64_t image = 0, row = 0;
     for (int64_t i = 0; i < s->n_prompt; i++) {
         s->place[i] = -1;
         s->keys[i] = (rv_row_key){(uint64_t)s->ids[i], 0};
         if (s->ids[i] == placeholder) {
-            int64_t image = rows / g->image_rows, row = rows % g->image_rows;
             const uint64_t *key = s->image_key[image];
             s->keys[i] = (rv_row_key){key[0] + (uint64_t)row, key[1] | 1};
-            s->place[i] = (int32_t)rows++;
+            s->place[i] = (int32_t)(image * g->image_rows + row);
+            bool last = ++row == s->images[image].rows;
+            image += last;
+            row = last ? 0 : row;
         }
     }
 }
@@ -213,13 +219,13 @@ static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *
     s->keys = rv_calloc(room, sizeof *s->keys);
     s->place = rv_calloc(r->n, sizeof *s->place);
     s->table = rv_calloc(rv_blocks_for(room), sizeof *s->table);
-    s->pixels = copy_of(r->pixels, r->n_images, sizeof *s->pixels);
+    s->images = copy_of(r->images, r->n_images, sizeof *s->images);
     s->image_key = copy_of(r->image_key, r->n_images, sizeof *s->image_key);
     s->ends = rv_calloc(s->n_ends + 1, sizeof *s->ends);
     s->seen = rv_calloc(penalised(&r->how) ? room : 1, sizeof *s->seen);
     s->logp = rv_calloc(r->max_new, sizeof *s->logp);
     s->filtered = rv_calloc(r->max_new, sizeof *s->filtered);
-    if (!s->ids || !s->keys || !s->place || !s->table || !s->pixels || !s->image_key || !s->ends ||
+    if (!s->ids || !s->keys || !s->place || !s->table || !s->images || !s->image_key || !s->ends ||
         !s->seen || !s->logp || !s->filtered) {
         clear_slot(s);
         return RV_FAIL(e, RV_ENOMEM, "out of memory for a request of %lld tokens", (long long)room);

@@ -25,8 +25,8 @@ typedef struct {
 typedef struct {
     const int32_t *ids; // (n) the prompt, placeholders expanded
     int64_t n;
-    const float *const *pixels;     // n_images times (3, S, S), kept until the request is freed
-    const uint64_t (*image_key)[2]; // (n_images) hash of each image's pixels
+    const rv_view *images;          // (n_images); their arrays live until the request is freed
+    const uint64_t (*image_key)[2]; // (n_images) hash of each image and of how it was made a view
     int64_t n_images;
     int64_t max_new;
     rv_sample how; // u and seen are not used: a penalty sees the prompt and the answer so far
@@ -60,7 +60,7 @@ void rv_generator_free(rv_generator *g, bool model);
 
 /// Slots without a request.
 int rv_generator_vacant(const rv_generator *g);
-/// Starts a request in a vacant slot; `*slot` names it. Everything but pixels is copied. Errors:
+/// Starts a request in a vacant slot; `*slot` names it. Everything but the arrays of images is copied. Errors:
 /// RV_EARG (no vacant slot; longer than max_tokens; an id outside the vocabulary), RV_ESHAPE (image
 /// placeholders and images do not match).
 rv_status rv_generator_submit(rv_generator *g, const rv_request *r, int *slot, rv_err *e);

@@ -12,10 +12,10 @@ typedef struct {
     int64_t done;                 // of them in the cache
     int32_t *ids;                 // (n_prompt + max_new)
     rv_row_key *keys;             // (n_prompt + max_new)
-    int32_t *place;               // (n_prompt) row among all image rows of the prompt, or -1
+    int32_t *place;               // (n_prompt) image x image_rows + its row, or -1
     int32_t *table;               // cache blocks
     int64_t n_blocks;
-    const float **pixels;
+    rv_view *images;
     uint64_t (*image_key)[2];
     int32_t *ends; // eos ids, then stop ids
     int64_t n_eos, n_ends;
@@ -42,12 +42,11 @@ struct rv_generator {
     uint64_t epoch, order, step;
     rv_slot *slots;
     bool value_head;
-    int64_t vocab, width, image_rows, pixel_count;
+    int64_t vocab, width, image_rows; // image_rows: the most of one image
 
     rv_feature *features;
     int64_t n_features;
     rv_dev feature_rows, encoded; // (n_features, image_rows, C), (RV_N_ENCODE, image_rows, C)
-    float *staging;               // (RV_N_ENCODE, 3, S, S)
 
     rv_dev logits, hidden; // (slots, V), (slots, C)
     int32_t *feature_row;  // (chunk)

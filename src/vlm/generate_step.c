@@ -106,25 +106,23 @@ static rv_feature *claim_feature(rv_generator *g, const uint64_t key[2], bool *i
 
 // Images of this step that are to be encoded.
 typedef struct {
-    const float *pixels[RV_N_ENCODE];
+    rv_view views[RV_N_ENCODE];
     rv_feature *at[RV_N_ENCODE];
     int64_t n;
 } encode_list;
 
 static rv_status encode(rv_generator *g, encode_list *l, rv_err *e) {
-    size_t image = (size_t)g->pixel_count * sizeof(float);
-    size_t rows = (size_t)(g->image_rows * g->width) * sizeof(float);
-    for (int64_t i = 0; i < l->n; i++) {
-        memcpy(g->staging + i * g->pixel_count, l->pixels[i], image);
-    }
-    rv_status st = l->n ? rv_vlm_encode(g->m, g->encoded, g->staging, l->n, e) : RV_OK;
+    int64_t row = g->width * (int64_t)sizeof(float), from = 0;
+    rv_status st = l->n ? rv_vlm_encode(g->m, g->encoded, l->views, l->n, e) : RV_OK;
     for (int64_t i = 0; i < l->n; i++) {
         if (st != RV_OK) {
             l->at[i]->used = 0;
             continue;
         }
-        g->be->copy(g->ctx, rv_dev_at(g->feature_rows, (l->at[i] - g->features) * (int64_t)rows),
-                    rv_dev_at(g->encoded, i * (int64_t)rows), rows);
+        int64_t to = (l->at[i] - g->features) * g->image_rows * row, bytes = l->views[i].rows * row;
+        g->be->copy(g->ctx, rv_dev_at(g->feature_rows, to), rv_dev_at(g->encoded, from),
+                    (size_t)bytes);
+        from += bytes;
     }
     g->stats.images += st == RV_OK ? l->n : 0;
     l->n = 0;
@@ -146,7 +144,7 @@ static rv_status need_features(rv_generator *g, rv_slot *s, encode_list *l, rv_e
             break;
         }
         if (is_new) {
-            l->pixels[l->n] = s->pixels[last];
+            l->views[l->n] = s->images[last];
             l->at[l->n++] = f;
             if (l->n == RV_N_ENCODE) {
                 RV_TRY(encode(g, l, e));

@@ -64,8 +64,9 @@ static void need_dx_tower(rv_vlm *m, const rv_tower *t) {
 static void find_dx(rv_vlm *m) {
     if (m->arch.vision.width) {
         need_dx_tower(m, &m->vision);
-        need_dx(m, &m->connector[0], rv_vlm_flows(m, m->stage_connector));
-        need_dx(m, &m->connector[1], rv_vlm_flows(m, m->stage_connector + 1));
+        bool norm = m->merge_norm.weight >= 0;
+        need_dx(m, &m->connector[0], rv_vlm_flows(m, m->stage_connector + norm));
+        need_dx(m, &m->connector[1], rv_vlm_flows(m, m->stage_connector + 2));
     }
     need_dx_tower(m, &m->text);
     need_dx(m, &m->head, rv_vlm_flows(m, m->stage_head));
@@ -110,16 +111,30 @@ static void lay_parameters(rv_vlm *m, rv_arena *a) {
 
 // ---- activations ----
 
+// Patches of the largest tile, and the longest side that a tile may have.
+static int64_t tile_patches(const rv_arch *a) {
+    int64_t side = a->vision.image_size / a->vision.patch;
+    return a->vision.image_size ? side * side : a->max_view_patches;
+}
+
+static int64_t sides_of(const rv_arch *a) { return tile_patches(a) / a->vision.merge + 1; }
+
 static int64_t rank_of(const rv_vlm *m, const rv_layer *l) {
     return l->lora_a >= 0 ? m->params[l->lora_a].w.n : 0;
 }
 
+// Queries, keys and values: arrays of their own, or side by side in rows of one.
+static void lay_heads(const rv_tower *t, rv_arena *a, rv_dev *q, rv_dev *k, rv_dev *v) {
+    int64_t width = (int64_t)t->attn.n_head * t->attn.head_dim * (int64_t)sizeof(float);
+    int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim * (int64_t)sizeof(float);
+    *q = rv_arena_take(a, t->rows * t->q_stride);
+    *k = t->fused ? rv_dev_at(*q, width) : rv_arena_take(a, t->rows * t->kv_stride);
+    *v = t->fused ? rv_dev_at(*k, kv) : rv_arena_take(a, t->rows * t->kv_stride);
+}
+
 static void lay_saved(rv_vlm *m, rv_tower *t, rv_arena *a, rv_saved *s, bool learns) {
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim;
-    int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
-    s->q = rv_arena_take(a, t->rows * q);
-    s->k = rv_arena_take(a, t->rows * kv);
-    s->v = rv_arena_take(a, t->rows * kv);
+    lay_heads(t, a, &s->q, &s->k, &s->v);
     s->o = rv_arena_take(a, t->rows * q);
     s->mid = rv_arena_take(a, t->rows * t->width);
     s->lse = rv_arena_take(a, learns ? t->rows * t->attn.n_head : 0);
@@ -155,10 +170,9 @@ static void lay_gradients(rv_tower *t, rv_arena *a, bool learns) {
 // What every block uses and none keeps.
 static void lay_shared(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim, r = 0;
-    int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
     t->norm = rv_arena_take(a, t->rows * t->width);
     t->inner = rv_arena_take(a, t->rows * t->mlp);
-    if (t->gated) {
+    if (t == &m->text) {
         t->pick = rv_arena_take(a, t->rows * most(t->width, q));
         t->angle = rv_arena_take(a, t->rows * t->attn.head_dim);
     }
@@ -171,9 +185,7 @@ static void lay_shared(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
         }
     }
     t->dn = rv_arena_take(a, t->rows * t->width);
-    t->dq = rv_arena_take(a, t->rows * q);
-    t->dk = rv_arena_take(a, t->rows * kv);
-    t->dv = rv_arena_take(a, t->rows * kv);
+    lay_heads(t, a, &t->dq, &t->dk, &t->dv);
     t->d_o = rv_arena_take(a, t->rows * q);
     t->dinner = rv_arena_take(a, t->rows * t->mlp);
     t->dgate = rv_arena_take(a, t->gated ? t->rows * t->mlp : 0);
@@ -200,8 +212,11 @@ static void lay_head(rv_vlm *m, rv_arena *a) {
 }
 
 static void lay_connector(rv_vlm *m, rv_arena *a, bool learns) {
-    int64_t rows = m->max_images * m->arch.image_tokens;
+    int64_t rows = m->image_rows;
     const rv_arch_connector *c = &m->arch.connector;
+    bool norm = m->merge_norm.weight >= 0;
+    m->merged = rv_arena_take(a, norm ? rows * c->in : 0);
+    m->dmerged = rv_arena_take(a, norm && learns ? rows * c->in : 0);
     m->connector_h = rv_arena_take(a, rows * c->hidden);
     m->dfeatures = rv_arena_take(a, learns ? rows * c->out : 0);
     m->dconnector = rv_arena_take(a, learns ? rows * c->hidden : 0);
@@ -211,19 +226,32 @@ static void lay_connector(rv_vlm *m, rv_arena *a, bool learns) {
     }
 }
 
+// What the vision tower's forward pass leaves.
+static void lay_seeing(rv_vlm *m, rv_arena *a, bool learns) {
+    const rv_arch_vision *v = &m->arch.vision;
+    lay_kept(m, &m->vision, a, learns);
+    m->embedded = rv_arena_take(a, v->pre_norm ? m->vision.rows * v->width : 0);
+    if (v->rope_theta > 0) {
+        m->vision_angle = rv_arena_take(a, m->vision.rows * m->vision.attn.head_dim);
+    }
+}
+
 static void lay_activations(rv_vlm *m, rv_arena *a) {
     const rv_arch *h = &m->arch;
     bool seen = h->vision.width > 0;
     bool vision = seen && rv_vlm_flows(m, m->stage_connector);
     bool connector = seen && rv_vlm_flows(m, m->stage_embed);
     bool text = rv_vlm_flows(m, m->stage_head);
-    int64_t images = m->max_images * h->image_tokens, c = h->text.width;
+    int64_t images = m->image_rows, c = h->text.width;
     lay_kept(m, &m->text, a, text);
     lay_gradients(&m->text, a, text);
     m->hidden = rv_arena_take(a, m->o.max_rows * c);
     m->angle = rv_arena_take(a, m->o.max_rows * h->text.head_dim);
     m->angles = rv_arena_take(a, m->positions * h->text.head_dim);
     if (seen) {
+        if (h->vision.rope_theta > 0) {
+            m->vision_angles = rv_arena_take(a, sides_of(h) * m->vision.attn.head_dim / 2);
+        }
         m->features = rv_arena_take(a, images * c);
         m->seen = rv_arena_take(a, images * h->connector.in);
         m->connector_pre = rv_arena_take(a, connector ? images * h->connector.hidden : 0);
@@ -232,8 +260,7 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
         }
     }
     if (vision) {
-        lay_kept(m, &m->vision, a, true);
-        m->embedded = rv_arena_take(a, m->vision.rows * h->vision.width);
+        lay_seeing(m, a, true);
     }
     size_t mark = rv_arena_mark(a);
     lay_shared(m, &m->text, a, text);
@@ -241,14 +268,11 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
     lay_head(m, a);
     rv_arena_release(a, mark);
     if (seen) {
-        int64_t n = m->vision_images, side = h->vision.image_size / h->vision.patch;
         lay_connector(m, a, connector);
-        m->pixels = rv_arena_take(a, n * 3 * h->vision.image_size * h->vision.image_size);
-        m->patches = rv_arena_take(a, n * side * side * 3 * h->vision.patch * h->vision.patch);
-        m->patch_out = rv_arena_take(a, n * side * side * h->vision.width);
+        m->patches = rv_arena_take(a, m->vision.rows * rv_patch_numbers(h));
+        m->patch_out = rv_arena_take(a, m->vision.rows * h->vision.width);
         if (!vision) {
-            lay_kept(m, &m->vision, a, false);
-            m->embedded = rv_arena_take(a, m->vision.rows * h->vision.width);
+            lay_seeing(m, a, false);
         }
         lay_gradients(&m->vision, a, vision);
         lay_shared(m, &m->vision, a, vision);
@@ -275,13 +299,11 @@ static int64_t longest(const rv_vlm *m) {
 }
 
 static size_t scratch_bytes(const rv_vlm *m) {
-    const rv_arch_vision *v = &m->arch.vision;
-    size_t n = m->be->attention_scratch(m->ctx, &m->text.attn, m->positions), side = 0;
-    if (v->width) {
-        int64_t row = v->image_size / v->patch;
-        side = m->be->attention_scratch(m->ctx, &m->vision.attn, row * row + 1);
+    size_t n = m->be->attention_scratch(m->ctx, &m->text.attn, m->positions), seen = 0;
+    if (m->arch.vision.width) {
+        seen = m->be->attention_scratch(m->ctx, &m->vision.attn, tile_patches(&m->arch) + 1);
     }
-    return n > side ? n : side;
+    return n > seen ? n : seen;
 }
 
 static void size_pieces(rv_vlm *m) {
@@ -292,14 +314,13 @@ static void size_pieces(rv_vlm *m) {
     m->angle_pieces = rv_rotary_pieces(&a->text);
     m->head_rows = most(64, least(RV_HEAD_ROWS, LOGITS / a->text.vocab / 32 * 32));
     if (a->vision.width) {
-        int64_t side = a->vision.image_size / a->vision.patch;
-        int64_t rows = side * side + a->vision.class_token;
-        m->max_images = most(1, m->o.max_rows / a->image_tokens);
+        int64_t patches = tile_patches(a), rows = patches + a->vision.class_token, tiles;
+        m->image_rows = most(m->o.max_rows, a->max_view_rows);
         // Most rows are text, so the tower's kept activations have room for a third of the rows;
         // a piece with more images runs the tower again in the backward pass.
-        m->vision_images = rv_vlm_flows(m, m->stage_connector) ? m->max_images / 3 : 1024 / rows;
-        m->vision_images = least(m->max_images, most(1, m->vision_images));
-        m->vision.rows = m->vision_images * rows;
+        int64_t all = most(1, m->image_rows * a->vision.merge * a->vision.merge / patches);
+        tiles = rv_vlm_flows(m, m->stage_connector) ? all / 3 : 1024 / rows;
+        m->vision.rows = least(all, most(1, tiles)) * rows;
     }
 }
 
@@ -352,26 +373,38 @@ static bool take_host(rv_vlm *m) {
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         ok = (*arrays[i] = rv_calloc(n, sizeof(int32_t))) && ok;
     }
-    m->vision_index = rv_calloc(m->vision.rows, sizeof *m->vision_index);
-    m->vision_cu = rv_calloc(m->vision_images + 1, sizeof *m->vision_cu);
+    int64_t seen = m->vision.rows, images = most(m->image_rows, seen);
+    m->vision_index = rv_calloc(2 * seen, sizeof *m->vision_index);
+    m->vision_cu = rv_calloc(seen + 1, sizeof *m->vision_cu);
+    m->window_cu = rv_calloc(seen + 1, sizeof *m->window_cu);
+    m->place = rv_calloc(seen, sizeof *m->place);
+    m->source = rv_calloc(images, sizeof *m->source);
+    m->take = rv_calloc(images, sizeof *m->take);
     m->host = rv_calloc(m->head_rows * v, sizeof *m->host);
     m->angle_row = rv_calloc(n * m->angle_pieces, sizeof *m->angle_row);
     m->places = rv_calloc(n, sizeof *m->places);
     m->write = rv_calloc(n, sizeof *m->write);
     m->read = rv_calloc(n, sizeof *m->read);
-    return ok && m->vision_index && m->vision_cu && m->host && m->angle_row && m->places &&
-           m->write && m->read;
+    return ok && m->vision_index && m->vision_cu && m->window_cu && m->place && m->source &&
+           m->take && m->host && m->angle_row && m->places && m->write && m->read;
 }
 
 static rv_status upload_angles(rv_vlm *m, rv_err *e) {
-    int64_t n = m->positions * m->arch.text.head_dim;
-    float *table = rv_calloc(n, sizeof *table);
+    const rv_arch *a = &m->arch;
+    bool seen = a->vision.width && a->vision.rope_theta > 0;
+    int64_t sides = seen ? sides_of(a) : 0, n = m->positions * a->text.head_dim;
+    int64_t across = sides * m->vision.attn.head_dim / 2;
+    float *table = rv_calloc(most(n, across), sizeof *table);
     if (!table) {
         return RV_FAIL(e, RV_ENOMEM, "out of memory: rotary angles of %lld positions",
                        (long long)m->positions);
     }
-    rv_rotary_table(&m->arch.text, table, m->positions);
+    rv_rotary_table(&a->text, table, m->positions);
     m->be->upload(m->ctx, m->angles, table, (size_t)n * sizeof *table);
+    if (seen) {
+        rv_tile_angles(&a->vision, table, sides);
+        m->be->upload(m->ctx, m->vision_angles, table, (size_t)across * sizeof *table);
+    }
     free(table);
     return RV_OK;
 }
@@ -415,9 +448,10 @@ void rv_vlm_free(rv_vlm *m) {
             m->be->free(m->ctx, m->memory[i]);
         }
     }
-    void *const host[] = {m->params,     m->cu,     m->ids,    m->angle_row,    m->image_row,
-                          m->pick,       m->rank,   m->host,   m->write,        m->read,
-                          m->kept_block, m->pieces, m->places, m->vision_index, m->vision_cu};
+    void *const host[] = {m->params, m->cu,           m->ids,       m->angle_row, m->image_row,
+                          m->pick,   m->rank,         m->host,      m->write,     m->read,
+                          m->pieces, m->vision_index, m->vision_cu, m->window_cu, m->place,
+                          m->source, m->take,         m->tiles,     m->places,    m->kept_block};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
         free(host[i]);
     }

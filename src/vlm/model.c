@@ -68,14 +68,15 @@ static void add_block(rv_vlm *m, rv_tower *t, int i, rv_part part, const char *t
     rv_block *b = &t->blocks[i];
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim;
     int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
-    const int64_t out[RV_NLINEAR] = {q, kv, kv, t->width, t->mlp, t->mlp, t->width};
+    const int64_t out[RV_NLINEAR] = {t->fused ? q + 2 * kv : q, kv,     kv,      t->width,
+                                     t->mlp,                    t->mlp, t->width};
     const int64_t in[RV_NLINEAR] = {t->width, t->width, t->width, q, t->width, t->width, t->mlp};
     char role[48];
     b->stage = stage;
     snprintf(role, sizeof role, "%s.layers.%d.norm1", tower, i);
-    add_norm(m, &b->norm1, part, stage, role, t->width, !t->gated);
+    add_norm(m, &b->norm1, part, stage, role, t->width, !t->rms);
     snprintf(role, sizeof role, "%s.layers.%d.norm2", tower, i);
-    add_norm(m, &b->norm2, part, stage, role, t->width, !t->gated);
+    add_norm(m, &b->norm2, part, stage, role, t->width, !t->rms);
     for (int k = 0; k < RV_NLINEAR; k++) {
         b->linear[k] = (rv_layer){-1, -1, -1, -1, 0};
         if (names[k]) {
@@ -87,35 +88,49 @@ static void add_block(rv_vlm *m, rv_tower *t, int i, rv_part part, const char *t
 
 static void describe_vision(rv_vlm *m) {
     const rv_arch_vision *v = &m->arch.vision;
-    static const char *const names[RV_NLINEAR] = {"q", "k", "v", "o", NULL, "fc1", "fc2"};
-    static const bool bias[RV_NLINEAR] = {true, true, true, true, false, true, true};
-    int64_t side = v->image_size / v->patch, pixels = 3 * (int64_t)v->patch * v->patch;
-    int64_t at[2] = {side * side + v->class_token, v->width};
+    const char *const names[RV_NLINEAR] = {v->fused_qkv ? "qkv" : "q", v->fused_qkv ? NULL : "k",
+                                           v->fused_qkv ? NULL : "v",  "o",
+                                           v->gated ? "gate" : NULL,   v->gated ? "up" : "fc1",
+                                           v->gated ? "down" : "fc2"};
+    static const bool bias[RV_NLINEAR] = {true, true, true, true, true, true, true};
+    int64_t at[2] = {(int64_t)v->positions * v->positions + v->class_token, v->width};
     m->class_row = v->class_token ? add_vector(m, RV_PART_VISION, 0, "vision.class", v->width) : -1;
-    add_layer(m, &m->patch, RV_PART_VISION, 0, "vision.patch", v->width, pixels, v->patch_bias);
-    rv_param_info *patch = &m->params[m->patch.weight].info;
-    patch->linear = false; // a convolution in the files: adapters pass it by
-    patch->ndim = 4;
-    memcpy(patch->dim, (int64_t[]){v->width, 3, v->patch, v->patch}, sizeof patch->dim);
-    m->position = rv_param_add(m, RV_PART_VISION, 0, "vision.position", 2, at);
+    add_layer(m, &m->patch, RV_PART_VISION, 0, "vision.patch", v->width, rv_patch_numbers(&m->arch),
+              v->patch_bias);
+    m->params[m->patch.weight].info.linear = false; // a convolution in the files: adapters pass by
+    m->position = -1;
+    if (v->positions) {
+        m->position = rv_param_add(m, RV_PART_VISION, 0, "vision.position", 2, at);
+    }
     if (v->pre_norm) {
-        add_norm(m, &m->pre_norm, RV_PART_VISION, 0, "vision.pre_norm", v->width, true);
+        add_norm(m, &m->pre_norm, RV_PART_VISION, 0, "vision.pre_norm", v->width, !v->rms);
     }
     for (int i = 0; i < v->layers; i++) {
         add_block(m, &m->vision, i, RV_PART_VISION, "vision", names, bias, 1 + i);
     }
     if (v->post_norm) {
         add_norm(m, &m->post_norm, RV_PART_VISION, 1 + v->layers, "vision.post_norm", v->width,
-                 true);
+                 !v->rms);
     }
 }
 
+// Stages: the norm, the first linear layer, the second one and the newline row.
 static void describe_connector(rv_vlm *m) {
     const rv_arch_connector *c = &m->arch.connector;
-    int s = m->stage_connector;
-    add_layer(m, &m->connector[0], RV_PART_CONNECTOR, s, "connector.0", c->hidden, c->in, c->bias);
-    add_layer(m, &m->connector[1], RV_PART_CONNECTOR, s + 1, "connector.1", c->out, c->hidden,
-              c->bias);
+    int s = m->stage_connector, last = c->hidden ? c->hidden : c->out;
+    if (c->norm != RV_NORM_NONE) {
+        add_norm(m, &m->merge_norm, RV_PART_CONNECTOR, s, "connector.norm", m->arch.vision.width,
+                 c->norm == RV_NORM_LAYER);
+    }
+    add_layer(m, &m->connector[0], RV_PART_CONNECTOR, s + 1, "connector.0", last, c->in, c->bias);
+    m->connector[1] = (rv_layer){-1, -1, -1, -1, 0};
+    if (c->hidden) {
+        add_layer(m, &m->connector[1], RV_PART_CONNECTOR, s + 2, "connector.1", c->out, c->hidden,
+                  c->bias);
+    }
+    if (c->newline) {
+        m->newline = add_vector(m, RV_PART_CONNECTOR, s + 2, "connector.newline", c->out);
+    }
 }
 
 static void describe_text(rv_vlm *m) {
@@ -174,28 +189,49 @@ static bool tables_new(rv_vlm *m) {
            (!m->arch.vision.width || tower_new(&m->vision, m->arch.vision.layers));
 }
 
-static void describe(rv_vlm *m) {
+// How rows of q, k and v lie.
+static void stride(rv_tower *t) {
+    int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim;
+    int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
+    t->q_stride = t->fused ? q + 2 * kv : q;
+    t->kv_stride = t->fused ? t->q_stride : kv;
+}
+
+static void describe_towers(rv_vlm *m) {
     const rv_arch_vision *v = &m->arch.vision;
     const rv_arch_text *t = &m->arch.text;
-    m->stage_connector = 2 + v->layers;
-    m->stage_embed = m->stage_connector + 2;
-    m->stage_head = m->stage_embed + t->layers + 2;
-    m->class_row = m->position = -1;
     if (v->width) {
         m->vision.width = v->width;
         m->vision.mlp = v->mlp;
         m->vision.eps = v->eps;
         m->vision.act = v->act;
+        m->vision.gated = v->gated;
+        m->vision.rms = v->rms;
+        m->vision.fused = v->fused_qkv;
+        m->vision.windows = v->window > 0;
+        m->vision.full = v->full;
         m->vision.attn = heads(v->heads, v->heads, v->width / v->heads, false, 0);
-        describe_vision(m);
-        describe_connector(m);
+        stride(&m->vision);
     }
     m->text.width = t->width;
     m->text.mlp = t->mlp;
     m->text.eps = t->eps;
     m->text.act = t->act;
-    m->text.gated = true;
+    m->text.gated = m->text.rms = true;
     m->text.attn = heads(t->heads, t->kv_heads, t->head_dim, true, t->window);
+    stride(&m->text);
+}
+
+static void describe(rv_vlm *m) {
+    m->stage_connector = 2 + m->arch.vision.layers;
+    m->stage_embed = m->stage_connector + 3;
+    m->stage_head = m->stage_embed + m->arch.text.layers + 2;
+    m->class_row = m->position = m->newline = m->merge_norm.weight = -1;
+    describe_towers(m);
+    if (m->arch.vision.width) {
+        describe_vision(m);
+        describe_connector(m);
+    }
     describe_text(m);
     if (m->o.value_head) {
         describe_value(m);

@@ -47,7 +47,7 @@ typedef struct {
 
 // What a block's backward pass reads. Rows R (after the attention: the picked ones).
 typedef struct {
-    rv_dev q, k, v, o, lse;    // (R, H D), (R, G D) twice, (R, H D), (R, H)
+    rv_dev q, k, v, o, lse;    // (R, H D), (R, G D) twice, (R, H D), (R, H); fused: strided
     rv_dev mid;                // (R, C) after the attention's residual
     rv_dev gate, up;           // (R, F); plain: up is the value before the activation
     rv_dev lora_h[RV_NLINEAR]; // (R, r)
@@ -56,9 +56,12 @@ typedef struct {
 typedef struct {
     int64_t width, mlp, rows; // rows: the most that one pass has
     rv_attn attn;
+    int64_t q_stride, kv_stride; // of q, k, v and their gradients, in elements
     float eps;
     rv_act act;
-    bool gated;
+    bool gated, rms, fused; // fused: q, k, v are one linear layer, RV_Q, and lie in one row
+    bool windows;           // blocks attend in windows but for those of `full`, bit by bit
+    uint64_t full;
     int n_blocks, n_x, n_saved;
     rv_block *blocks;
     rv_dev *x; // n_x inputs of blocks (rows, C): all blocks' where they are kept, else two
@@ -77,6 +80,8 @@ typedef struct {
     int64_t rows;
     const int32_t *cu; // (n_seq + 1)
     int64_t n_seq;
+    const int32_t *window_cu; // (n_windows + 1) where the tower attends in windows
+    int64_t n_windows;
     rv_dev angle;        // (rows, D/2, 2) cos and sin; none: no rotary embedding
     const int32_t *pick; // rows whose output is wanted of the last block; NULL: all
     int64_t n_pick;
@@ -87,6 +92,14 @@ typedef struct {
     rv_dev pool; // of block 0
     size_t pool_bytes;
 } rv_pass;
+
+// A grid of patches that the vision tower looks at.
+typedef struct {
+    const float *patches;
+    int32_t together; // tiles of its view, on the first of them; else 0
+    int32_t h, w;
+    int64_t feature0; // its first feature row, counted over the list of tiles
+} rv_tile;
 
 // A micro-batch of a batch.
 typedef struct {
@@ -108,17 +121,17 @@ struct rv_vlm {
     int floor; // the lowest stage with a trained parameter of the backbone; INT_MAX: none
     rv_tower vision, text;
     // parameter numbers of what stands outside the towers; -1: none
-    int64_t class_row, position, embed;
+    int64_t class_row, position, newline, embed;
     rv_layer patch, connector[2], head, value[3];
-    rv_norm pre_norm, post_norm, last_norm;
+    rv_norm pre_norm, post_norm, merge_norm, last_norm;
     int stage_connector, stage_embed, stage_head;
 
     rv_plan plan;
     rv_dev memory[5]; // weights, gradients, optimiser, activations, cache
     size_t grad_bytes;
-    int64_t positions;                 // that have angles
-    int64_t max_images, vision_images; // of a piece; of one run of the vision tower
-    int64_t head_rows;                 // rows of logits at a time
+    int64_t positions;  // that have angles
+    int64_t image_rows; // the most image rows of a piece
+    int64_t head_rows;  // rows of logits at a time
     rv_dev angles;                     // (positions, D/2, 2)
     int angle_pieces;                  // of a row of angles, each of one axis
     rv_dev angle;                      // (max_rows, D/2, 2)
@@ -126,10 +139,13 @@ struct rv_vlm {
     size_t kv_layer_bytes;
 
     // activations outside the towers
-    rv_dev embedded;                                   // (vision rows, W) before the pre-norm
-    rv_dev pixels, patches, patch_out;                 // (n, 3, S, S), (n P, 3 p p), (n P, W)
-    rv_dev seen, connector_pre, connector_h, features; // (rows, W), (rows, hidden) twice, (rows, C)
-    rv_dev dfeatures, dconnector, dseen, connector_lora_h[2], connector_lora_g[2];
+    rv_dev embedded;                     // (vision rows, W) before the pre-norm
+    rv_dev patches, patch_out;           // (vision rows, K), (vision rows, W)
+    rv_dev vision_angles, vision_angle;  // (sides, D/4, 2), (vision rows, D/2, 2)
+    rv_dev seen, merged;                 // (image rows, in) as the tower gives them, normalised
+    rv_dev connector_pre, connector_h;   // (image rows, hidden)
+    rv_dev features;                     // (image rows, C)
+    rv_dev dfeatures, dconnector, dseen, dmerged, connector_lora_h[2], connector_lora_g[2];
     rv_dev hidden;                   // (max_rows, C): the picked rows after the last norm
     rv_dev rows_h, drows_h;          // (head_rows, C)
     rv_dev logits;                   // (head_rows, V)
@@ -141,7 +157,13 @@ struct rv_vlm {
     int32_t *cu, *ids, *image_row, *pick, *rank;
     int32_t *angle_row; // (max_rows, pieces): which rows of the table of angles; see positions.h
     rv_place *places;   // (max_rows)
-    int32_t *vision_index, *vision_cu; // of the vision tower's rows and images
+    int32_t *vision_index;          // of the vision tower's rows, two each
+    int32_t *place;                 // (vision rows) tower row of each patch of a run
+    int32_t *vision_cu, *window_cu; // (vision rows + 1) where tiles and windows begin
+    int32_t *source;                // (image rows) feature row of each image row; -1: the newline
+    int32_t *take;                  // image rows
+    rv_tile *tiles;                 // what is looked at for them
+    int64_t n_tiles, cap_tiles, n_source;
     int64_t n_pick, n_image_rows;
     float *host; // (head_rows, max(V, C))
     rv_attn_seq *write, *read;
@@ -182,6 +204,21 @@ rv_status rv_arch_check(const rv_arch *a, rv_err *e);
 /// Puts the angles of m->places into m->angle.
 void rv_gather_angles(rv_vlm *m, int64_t rows);
 
+// ---- view.c ----
+/// Rows of the tower, and feature rows, that a tile of h x w patches gives.
+int64_t rv_tile_rows(const rv_arch_vision *v, int64_t h, int64_t w);
+int64_t rv_tile_features(const rv_arch_vision *v, int64_t h, int64_t w);
+/// Row and column of the tile's patch `i`.
+void rv_tile_place(const rv_arch_vision *v, int64_t w, int64_t i, int64_t *row, int64_t *col);
+/// The learned position of a patch.
+int64_t rv_tile_position(const rv_arch_vision *v, int64_t h, int64_t w, int64_t row, int64_t col);
+/// Fills (sides, D/4, 2) cos and sin of the rotary angles of a row or a column.
+void rv_tile_angles(const rv_arch_vision *v, float *out, int64_t sides);
+/// Fills the tower row of each patch when rows lie window by window from `row0` on, and the rows
+/// where windows end in cu[1..]. Returns how many windows there are.
+int64_t rv_tile_windows(const rv_arch_vision *v, int64_t h, int64_t w, int32_t *place, int32_t *cu,
+                        int32_t row0);
+
 // ---- layer.c ----
 void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t rows, rv_act act,
                       rv_dev pre, rv_dev residual, rv_dev lora_h);
@@ -202,14 +239,15 @@ rv_status rv_tower_forward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e);
 rv_status rv_tower_backward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e);
 
 // ---- connector.c, vision.c ----
-/// Rows of features of `n` images to m->features. Errors: RV_EINTERRUPT.
-rv_status rv_features_forward(rv_vlm *m, const float *pixels, int64_t n, bool keep, rv_err *e);
+/// Features of views, image row by image row, to m->features. Errors: RV_EINTERRUPT, RV_ENOMEM.
+rv_status rv_features_forward(rv_vlm *m, const rv_view *views, int64_t n, bool keep, rv_err *e);
 /// From m->dfeatures down to the lowest trained stage.
-rv_status rv_features_backward(rv_vlm *m, const float *pixels, int64_t n, rv_err *e);
-/// Rows (n image_tokens, W) that the tower gives for `n` images, in runs of m->vision_images.
-rv_status rv_vision_forward(rv_vlm *m, rv_dev out, const float *pixels, int64_t n, bool keep,
-                            rv_err *e);
-rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, const float *pixels, int64_t n, rv_err *e);
+rv_status rv_features_backward(rv_vlm *m, const rv_view *views, int64_t n, rv_err *e);
+/// Lists the tiles to look at and the feature row that each image row takes of them.
+rv_status rv_vision_plan(rv_vlm *m, const rv_view *views, int64_t n, rv_err *e);
+/// Writes the tower's rows of the planned tiles to the image rows (n_source, in) that take them.
+rv_status rv_vision_forward(rv_vlm *m, rv_dev out, bool keep, rv_err *e);
+rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, rv_err *e);
 
 // ---- head.c ----
 /// Outputs of the asked rows of a piece from m->hidden.

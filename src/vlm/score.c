@@ -15,10 +15,12 @@ static const rv_dev none = {0};
 
 // ---- checks ----
 
-static rv_status check_sequence(const rv_vlm *m, const rv_batch *b, int64_t s, int64_t *images,
+// Checks the ids of a sequence and counts its image rows.
+static rv_status check_sequence(const rv_vlm *m, const rv_batch *b, int64_t s, int64_t *rows,
                                 rv_err *e) {
     const rv_arch *a = &m->arch;
-    int64_t n = (int64_t)b->cu[s + 1] - b->cu[s], rows = 0;
+    int64_t n = (int64_t)b->cu[s + 1] - b->cu[s];
+    *rows = 0;
     if (n < 1 || n > m->o.max_rows || n > m->positions) {
         return RV_FAIL(e, RV_EARG, "sequence %lld has %lld tokens: wanted 1 to %lld (%s)",
                        (long long)s + 1, (long long)n,
@@ -31,15 +33,40 @@ static rv_status check_sequence(const rv_vlm *m, const rv_batch *b, int64_t s, i
                            (long long)s + 1, (long long)(i - b->cu[s]) + 1, b->ids[i],
                            a->text.vocab - 1);
         }
-        rows += a->vision.width && b->ids[i] == a->image_token;
+        *rows += a->vision.width && b->ids[i] == a->image_token;
     }
-    if (a->vision.width && rows % a->image_tokens) {
-        return RV_FAIL(e, RV_ESHAPE,
-                       "sequence %lld has %lld image tokens: wanted a multiple of %d, the rows of "
-                       "one image",
-                       (long long)s + 1, (long long)rows, a->image_tokens);
+    return RV_OK;
+}
+
+// The views, from the batch's `image` on, that a sequence with so many image tokens shows.
+static rv_status count_images(const rv_batch *b, int64_t s, int64_t image, int64_t rows,
+                              int64_t *images, rv_err *e) {
+    int64_t n = 0, sum = 0;
+    while (sum < rows && image + n < b->n_images) {
+        sum += b->images[image + n++].rows;
     }
-    *images = a->vision.width ? rows / a->image_tokens : 0;
+    *images = n;
+    return sum == rows ? RV_OK
+                       : RV_FAIL(e, RV_ESHAPE,
+                                 "sequence %lld has %lld image tokens, but %s %lld images have "
+                                 "%lld rows",
+                                 (long long)s + 1, (long long)rows,
+                                 sum > rows ? "its next" : "the remaining", (long long)n,
+                                 (long long)sum);
+}
+
+static rv_status check_views(const rv_vlm *m, const rv_batch *b, rv_err *e) {
+    if (b->n_images && (!b->images || !m->arch.vision.width)) {
+        return RV_FAIL(e, RV_EARG, "%lld images, but %s", (long long)b->n_images,
+                       b->images ? "the model has no vision tower" : "no views");
+    }
+    for (int64_t i = 0; i < b->n_images; i++) {
+        rv_status s = rv_view_check(&m->arch, &b->images[i], e);
+        if (s != RV_OK) {
+            rv_err_context(e, "image %lld", (long long)i + 1);
+            return s;
+        }
+    }
     return RV_OK;
 }
 
@@ -116,12 +143,11 @@ static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
         return RV_FAIL(e, RV_EARG, "a batch of %lld sequences that begins at row %d",
                        (long long)b->n, b->n < 1 ? 0 : b->cu[0]);
     }
-    if (b->n_images && !b->pixels) {
-        return RV_FAIL(e, RV_EARG, "%lld images, but no pixels", (long long)b->n_images);
-    }
+    RV_TRY(check_views(m, b, e));
     for (int64_t s = 0; s < b->n; s++) {
-        int64_t images = 0;
-        RV_TRY(check_sequence(m, b, s, &images, e));
+        int64_t image_rows, images;
+        RV_TRY(check_sequence(m, b, s, &image_rows, e));
+        RV_TRY(count_images(b, s, total, image_rows, &images, e));
         int64_t rows = (int64_t)b->cu[s + 1] - b->cu[s];
         if (p.n_seq && p.rows + rows > m->o.max_rows) {
             RV_TRY(add_piece(m, p, e));
@@ -131,12 +157,6 @@ static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
         p.rows += rows;
         p.n_images += images;
         total += images;
-        if (total > b->n_images) {
-            return RV_FAIL(e, RV_ESHAPE,
-                           "sequence %lld: its image tokens stand for image %lld, but only %lld "
-                           "came",
-                           (long long)s + 1, (long long)total, (long long)b->n_images);
-        }
     }
     RV_TRY(add_piece(m, p, e));
     if (total != b->n_images) {
@@ -159,7 +179,7 @@ static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t at, i
 // Fills the host arrays of a piece: ids with -1 for image rows, positions, the picked rows.
 static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
     const int32_t *cu = b->cu + p->seq0;
-    const rv_view *views = NULL;
+    const rv_view *views = b->images + p->image0;
     m->n_image_rows = m->n_pick = 0;
     for (int64_t s = 0; s < p->n_seq; s++) {
         m->cu[s] = cu[s] - cu[0];
@@ -186,11 +206,6 @@ static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
     }
 }
 
-static const float *piece_pixels(const rv_vlm *m, const rv_batch *b, const rv_piece *p) {
-    int64_t side = m->arch.vision.image_size;
-    return p->n_images ? b->pixels + p->image0 * 3 * side * side : NULL;
-}
-
 static rv_pass pass_of(const rv_vlm *m, const rv_piece *p, bool keep) {
     return (rv_pass){.rows = p->rows,
                      .cu = m->cu,
@@ -201,7 +216,7 @@ static rv_pass pass_of(const rv_vlm *m, const rv_piece *p, bool keep) {
                      .keep = keep && rv_vlm_flows(m, m->stage_head)};
 }
 
-// From ids and pixels to m->hidden, the picked rows after the last norm.
+// From ids and patches to m->hidden, the picked rows after the last norm.
 static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, bool keep,
                                rv_err *e) {
     const rv_arch_text *t = &m->arch.text;
@@ -211,7 +226,7 @@ static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, 
         return RV_OK;
     }
     if (p->n_images) {
-        RV_TRY(rv_features_forward(m, piece_pixels(m, b, p), p->n_images, keep, e));
+        RV_TRY(rv_features_forward(m, b->images + p->image0, p->n_images, keep, e));
     }
     rv_pass pass = pass_of(m, p, keep);
     m->be->embed(m->ctx, m->text.x[0], &m->params[m->embed].w, m->ids, p->rows);
@@ -236,10 +251,48 @@ static void *move(char **at, const void *from, int64_t n, size_t size) {
     return to;
 }
 
+static int64_t numbers_of(const rv_vlm *m, const rv_view *v) {
+    return v->tiles * (int64_t)v->h * v->w * rv_patch_numbers(&m->arch);
+}
+
+// The view before `i` that has the same patches; -1: none. They are kept once.
+static int64_t earlier(const rv_vlm *m, const rv_batch *b, int64_t i) {
+    const rv_view *v = &b->images[i];
+    for (int64_t k = 0; k < i; k++) {
+        if (b->images[k].patches == v->patches &&
+            numbers_of(m, &b->images[k]) == numbers_of(m, v)) {
+            return k;
+        }
+    }
+    return -1;
+}
+
+static size_t views_bytes(const rv_vlm *m, const rv_batch *b) {
+    size_t bytes = part((size_t)b->n_images, sizeof(rv_view));
+    for (int64_t i = 0; i < b->n_images; i++) {
+        const rv_view *v = &b->images[i];
+        bytes += v->order ? part((size_t)v->rows, sizeof *v->order) : 0;
+        bytes += earlier(m, b, i) < 0 ? part((size_t)numbers_of(m, v), sizeof *v->patches) : 0;
+    }
+    return bytes;
+}
+
+static const rv_view *move_views(const rv_vlm *m, const rv_batch *b, char **at) {
+    rv_view *views = move(at, b->images, b->n_images, sizeof *b->images);
+    for (int64_t i = 0; i < b->n_images; i++) {
+        const rv_view *v = &b->images[i];
+        int64_t same = earlier(m, b, i);
+        views[i].order = move(at, v->order, v->rows, sizeof *v->order);
+        views[i].patches = same >= 0
+                               ? views[same].patches
+                               : move(at, v->patches, numbers_of(m, v), sizeof *v->patches);
+    }
+    return views;
+}
+
 static rv_status keep_batch(rv_vlm *m, const rv_batch *b, rv_err *e) {
-    int64_t side = m->arch.vision.image_size, pixels = b->n_images * 3 * side * side;
     int64_t rows = b->cu[b->n];
-    size_t bytes = part((size_t)rows, 4) + part((size_t)b->n + 1, 4) + part((size_t)pixels, 4) +
+    size_t bytes = part((size_t)rows, 4) + part((size_t)b->n + 1, 4) + views_bytes(m, b) +
                    2 * part((size_t)b->n_ask, 4) + part((size_t)b->n_value, 4) +
                    part((size_t)b->n_hidden, 4);
     m->kept_block = rv_calloc((int64_t)bytes, 1);
@@ -250,7 +303,7 @@ static rv_status keep_batch(rv_vlm *m, const rv_batch *b, rv_err *e) {
     m->kept = *b;
     m->kept.ids = move(&at, b->ids, rows, sizeof *b->ids);
     m->kept.cu = move(&at, b->cu, b->n + 1, sizeof *b->cu);
-    m->kept.pixels = move(&at, b->pixels, pixels, sizeof *b->pixels);
+    m->kept.images = move_views(m, b, &at);
     m->kept.ask_row = move(&at, b->ask_row, b->n_ask, sizeof *b->ask_row);
     m->kept.ask_id = move(&at, b->ask_id, b->n_ask, sizeof *b->ask_id);
     m->kept.value_row = move(&at, b->value_row, b->n_value, sizeof *b->value_row);
@@ -300,7 +353,7 @@ rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores 
     return RV_OK;
 }
 
-// Below the decoder: the embedding's rows, and through the connector to the pixels.
+// Below the decoder: the embedding's rows, and through the connector to the patches.
 static rv_status inputs_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, rv_err *e) {
     const rv_param *w = &m->params[m->embed];
     if (w->info.trained) {
@@ -311,7 +364,7 @@ static rv_status inputs_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p
     }
     m->be->gather_rows(m->ctx, m->dfeatures, m->text.dx, m->image_row, m->n_image_rows,
                        m->arch.text.width);
-    return rv_features_backward(m, piece_pixels(m, b, p), p->n_images, e);
+    return rv_features_backward(m, b->images + p->image0, p->n_images, e);
 }
 
 static rv_status piece_backward(rv_vlm *m, const rv_batch *b, const rv_piece *p, const rv_scores *g,

@@ -1,171 +1,304 @@
 // vision.c - the vision tower: patches, class row, positions, blocks; forward and backward.
 //
-// Rows of one image: the class row first (where there is one), then the patches in raster order.
+// What is looked at is a list of tiles, in runs that fit the tower's memory; tiles of a run may have
+// different sizes. Rows of one tile: the class row first (where there is one), then the patches in
+// the order they come in or, where the tower attends in windows, window by window. Whatever stands
+// outside counts feature rows in the order of the patches.
+#include <stdlib.h>
+
+#include "mem.h"
 #include "model.h"
 
-static int64_t patches_of(const rv_arch_vision *v) {
-    int64_t side = v->image_size / v->patch;
-    return side * side;
-}
+static const rv_dev none = {0};
 
-static int64_t rows_of(const rv_arch_vision *v) { return patches_of(v) + v->class_token; }
+// ---- tiles and image rows ----
 
-static int64_t image_size(const rv_vlm *m) {
-    return 3 * (int64_t)m->arch.vision.image_size * m->arch.vision.image_size;
-}
-
-// Fills m->vision_index with the row of the tower that each patch of `n` images takes.
-static void patch_rows(rv_vlm *m, int64_t n) {
-    int64_t patches = patches_of(&m->arch.vision), rows = rows_of(&m->arch.vision);
-    for (int64_t i = 0; i < n * patches; i++) {
-        m->vision_index[i] = (int32_t)(i / patches * rows + i % patches + (rows - patches));
+static rv_status add_tile(rv_vlm *m, rv_tile t, rv_err *e) {
+    if (m->n_tiles == m->cap_tiles) {
+        int64_t cap = m->cap_tiles ? 2 * m->cap_tiles : 64;
+        rv_tile *grown = rv_realloc(m->tiles, cap, sizeof *grown);
+        if (!grown) {
+            return RV_FAIL(e, RV_ENOMEM, "out of memory: %lld tiles", (long long)cap);
+        }
+        m->tiles = grown;
+        m->cap_tiles = cap;
     }
+    m->tiles[m->n_tiles++] = t;
+    return RV_OK;
 }
 
-// Fills m->vision_index with each row's position in its image; for `only_class`, -1 but for class
-// rows.
-static void position_rows(rv_vlm *m, int64_t n, bool only_class) {
-    int64_t rows = rows_of(&m->arch.vision);
-    for (int64_t i = 0; i < n * rows; i++) {
-        int32_t at = (int32_t)(i % rows);
-        m->vision_index[i] = only_class && at > 0 ? -1 : at;
+// The feature row with which the same tiles begin in the list; -1: they are not there.
+static int64_t find_tiles(const rv_vlm *m, const rv_view *v) {
+    for (int64_t i = 0; i < m->n_tiles; i++) {
+        const rv_tile *t = &m->tiles[i];
+        if (t->patches == v->patches && t->together == v->tiles && t->h == v->h && t->w == v->w) {
+            return t->feature0;
+        }
     }
+    return -1;
 }
 
-static rv_pass pass_of(rv_vlm *m, int64_t n, bool keep) {
-    int64_t rows = rows_of(&m->arch.vision);
-    for (int64_t i = 0; i <= n; i++) {
-        m->vision_cu[i] = (int32_t)(i * rows);
+// Looking once at equal views is enough where the tower learns nothing.
+static rv_status add_view(rv_vlm *m, const rv_view *v, int64_t *features, int64_t *first,
+                          rv_err *e) {
+    *first = rv_vlm_flows(m, m->stage_connector) ? -1 : find_tiles(m, v);
+    if (*first >= 0) {
+        return RV_OK;
     }
-    return (rv_pass){.rows = n * rows, .cu = m->vision_cu, .n_seq = n, .keep = keep};
-}
-
-// Cuts pixels into patches on the device: (n P, 3 p p).
-static void cut(rv_vlm *m, const float *pixels, int64_t n) {
-    const rv_arch_vision *v = &m->arch.vision;
-    m->be->upload(m->ctx, m->pixels, pixels, (size_t)(n * image_size(m)) * sizeof *pixels);
-    m->be->patchify(m->ctx, m->patches, m->pixels, n, v->image_size, v->patch);
-}
-
-// Embedded patches, class rows and positions in t->x[0]. `x` of the pre-norm is kept in
-// t->embedded.
-static void embed(rv_vlm *m, const float *pixels, int64_t n) {
-    const rv_arch_vision *v = &m->arch.vision;
-    rv_tower *t = &m->vision;
-    int64_t patches = n * patches_of(v), rows = n * rows_of(v);
-    rv_dev x = v->pre_norm ? m->embedded : t->x[0];
-    cut(m, pixels, n);
-    rv_layer_forward(m, &m->patch, m->patch_out, m->patches, patches, RV_ACT_NONE, (rv_dev){0},
-                     (rv_dev){0}, (rv_dev){0});
-    if (m->class_row >= 0) {
-        position_rows(m, n, true);
-        m->be->gather_rows(m->ctx, t->norm, m->params[m->class_row].value, m->vision_index, rows,
-                           v->width);
-    } else {
-        m->be->zero(m->ctx, t->norm, (size_t)(rows * v->width) * sizeof(float));
-    }
-    patch_rows(m, n);
-    m->be->scatter_rows(m->ctx, t->norm, m->patch_out, m->vision_index, patches, v->width);
-    position_rows(m, n, false);
-    m->be->gather_rows(m->ctx, x, m->params[m->position].value, m->vision_index, rows, v->width);
-    m->be->axpy(m->ctx, x, t->norm, 1, rows * v->width);
-    if (v->pre_norm) {
-        rv_norm_forward(m, &m->pre_norm, t->x[0], x, rows, v->width, v->eps);
-    }
-}
-
-// The rows of the tower's output that are features.
-static void features_of(rv_vlm *m, rv_dev out, int64_t n) {
-    const rv_arch_vision *v = &m->arch.vision;
-    rv_tower *t = &m->vision;
-    int64_t rows = n * rows_of(v);
-    rv_dev y = t->out;
-    if (v->post_norm) {
-        rv_norm_forward(m, &m->post_norm, t->norm, y, rows, v->width, v->eps);
-        y = t->norm;
-    }
-    if (v->drop_class) {
-        patch_rows(m, n);
-        m->be->gather_rows(m->ctx, out, y, m->vision_index, n * patches_of(v), v->width);
-    } else {
-        m->be->copy(m->ctx, out, y, (size_t)(rows * v->width) * sizeof(float));
-    }
-}
-
-// Images through the tower.
-static rv_status run(rv_vlm *m, const float *pixels, int64_t n, bool keep, rv_err *e) {
-    embed(m, pixels, n);
-    rv_pass p = pass_of(m, n, keep);
-    return rv_tower_forward(m, &m->vision, &p, e);
-}
-
-rv_status rv_vision_forward(rv_vlm *m, rv_dev out, const float *pixels, int64_t n, bool keep,
-                            rv_err *e) {
-    int64_t row = (int64_t)sizeof(float) * m->arch.vision.width * m->arch.image_tokens;
-    for (int64_t i = 0, k; i < n; i += k) {
-        k = n - i < m->vision_images ? n - i : m->vision_images;
-        RV_TRY(run(m, pixels + i * image_size(m), k, keep && n <= m->vision_images, e));
-        features_of(m, rv_dev_at(out, i * row), k);
+    *first = *features;
+    for (int32_t k = 0; k < v->tiles; k++) {
+        int64_t numbers = (int64_t)v->h * v->w * rv_patch_numbers(&m->arch);
+        RV_TRY(add_tile(m,
+                        (rv_tile){.patches = v->patches + k * numbers,
+                                  .together = k ? 0 : v->tiles,
+                                  .h = v->h,
+                                  .w = v->w,
+                                  .feature0 = *features},
+                        e));
+        *features += rv_tile_features(&m->arch.vision, v->h, v->w);
     }
     return RV_OK;
 }
 
-// The gradient of the tower's output, t->dx, from that of the features.
-static void features_backward(rv_vlm *m, rv_dev dout, int64_t n) {
-    const rv_arch_vision *v = &m->arch.vision;
-    rv_tower *t = &m->vision;
-    int64_t rows = n * rows_of(v);
-    size_t bytes = (size_t)(rows * v->width) * sizeof(float);
-    rv_dev dy = v->post_norm ? t->dx2 : t->dx;
-    if (v->drop_class) {
-        patch_rows(m, n);
-        m->be->zero(m->ctx, dy, bytes);
-        m->be->scatter_rows(m->ctx, dy, dout, m->vision_index, n * patches_of(v), v->width);
-    } else {
-        m->be->copy(m->ctx, dy, dout, bytes);
+rv_status rv_vision_plan(rv_vlm *m, const rv_view *views, int64_t n, rv_err *e) {
+    int64_t features = 0, first;
+    m->n_tiles = m->n_source = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const rv_view *v = &views[i];
+        RV_TRY(add_view(m, v, &features, &first, e));
+        for (int64_t k = 0; k < v->rows; k++) {
+            int64_t at = v->order ? v->order[k] : k;
+            m->source[m->n_source++] = at < 0 ? -1 : (int32_t)(first + at);
+        }
     }
-    if (v->post_norm) {
-        rv_norm_backward(m, &m->post_norm, t->dx, dy, t->out, rows, v->width, v->eps, false);
+    return RV_OK;
+}
+
+// ---- one run ----
+
+// Tiles t0 .. t1 - 1 of the list; how many rows, patches and feature rows they have.
+typedef struct {
+    int64_t t0, t1, rows, patches, feature0, features;
+} run;
+
+// The next run behind `t0`: as many tiles as fit.
+static run next_run(const rv_vlm *m, int64_t t0) {
+    const rv_arch_vision *v = &m->arch.vision;
+    run r = {.t0 = t0, .t1 = t0, .feature0 = t0 < m->n_tiles ? m->tiles[t0].feature0 : 0};
+    for (; r.t1 < m->n_tiles; r.t1++) {
+        const rv_tile *t = &m->tiles[r.t1];
+        int64_t rows = rv_tile_rows(v, t->h, t->w);
+        if (r.t1 > t0 && r.rows + rows > m->vision.rows) {
+            break;
+        }
+        r.rows += rows;
+        r.patches += (int64_t)t->h * t->w;
+        r.features += rv_tile_features(v, t->h, t->w);
+    }
+    return r;
+}
+
+// Fills the tower row of each patch (m->place) and where tiles and windows begin.
+static rv_pass pass_of(rv_vlm *m, const run *r, bool keep) {
+    const rv_arch_vision *v = &m->arch.vision;
+    int32_t *place = m->place, row = 0;
+    int64_t windows = 0;
+    m->vision_cu[0] = m->window_cu[0] = 0;
+    for (int64_t i = r->t0; i < r->t1; i++) {
+        const rv_tile *t = &m->tiles[i];
+        int64_t n = (int64_t)t->h * t->w;
+        if (v->window) {
+            windows += rv_tile_windows(v, t->h, t->w, place, m->window_cu + windows, row);
+        }
+        for (int64_t k = 0; k < n && !v->window; k++) {
+            place[k] = row + v->class_token + (int32_t)k;
+        }
+        place += n;
+        row += (int32_t)rv_tile_rows(v, t->h, t->w);
+        m->vision_cu[i - r->t0 + 1] = row;
+    }
+    return (rv_pass){.rows = r->rows,
+                     .cu = m->vision_cu,
+                     .n_seq = r->t1 - r->t0,
+                     .window_cu = m->window_cu,
+                     .n_windows = windows,
+                     .angle = m->vision_angle,
+                     .keep = keep};
+}
+
+// Fills m->vision_index with each tower row's learned position, or with its row and column.
+static void number_places(rv_vlm *m, const run *r, bool learned) {
+    const rv_arch_vision *v = &m->arch.vision;
+    const int32_t *place = m->place;
+    for (int64_t i = r->t0; i < r->t1; i++) {
+        const rv_tile *t = &m->tiles[i];
+        int64_t n = (int64_t)t->h * t->w, y, x;
+        if (learned && v->class_token) {
+            m->vision_index[m->vision_cu[i - r->t0]] = 0;
+        }
+        for (int64_t k = 0; k < n; k++, place++) {
+            rv_tile_place(v, t->w, k, &y, &x);
+            if (learned) {
+                m->vision_index[*place] = (int32_t)rv_tile_position(v, t->h, t->w, y, x);
+            } else {
+                m->vision_index[2 * *place] = (int32_t)y;
+                m->vision_index[2 * *place + 1] = (int32_t)x;
+            }
+        }
     }
 }
 
-static void embed_backward(rv_vlm *m, const float *pixels, int64_t n) {
+// Fills m->vision_index with 0 for class rows, -1 for others.
+static void mark_class_rows(rv_vlm *m, const run *r) {
+    for (int64_t i = 0; i < r->rows; i++) {
+        m->vision_index[i] = -1;
+    }
+    for (int64_t i = 0; i < r->t1 - r->t0; i++) {
+        m->vision_index[m->vision_cu[i]] = 0;
+    }
+}
+
+static void upload(rv_vlm *m, const run *r) {
+    int64_t row = rv_patch_numbers(&m->arch) * (int64_t)sizeof(float), at = 0;
+    for (int64_t i = r->t0; i < r->t1; i++) {
+        const rv_tile *t = &m->tiles[i];
+        int64_t bytes = (int64_t)t->h * t->w * row;
+        m->be->upload(m->ctx, rv_dev_at(m->patches, at), t->patches, (size_t)bytes);
+        at += bytes;
+    }
+}
+
+// ---- forward ----
+
+// Embedded patches, class rows and positions in t->x[0]; what the pre-norm reads stays in
+// m->embedded.
+static void embed(rv_vlm *m, const run *r) {
     const rv_arch_vision *v = &m->arch.vision;
     rv_tower *t = &m->vision;
-    int64_t patches = n * patches_of(v), rows = n * rows_of(v);
+    rv_dev x = v->pre_norm ? m->embedded : t->x[0];
+    upload(m, r);
+    rv_layer_forward(m, &m->patch, m->patch_out, m->patches, r->patches, RV_ACT_NONE, none, none,
+                     none);
+    if (m->class_row >= 0) {
+        mark_class_rows(m, r);
+        m->be->gather_rows(m->ctx, x, m->params[m->class_row].value, m->vision_index, r->rows,
+                           v->width);
+    }
+    m->be->scatter_rows(m->ctx, x, m->patch_out, m->place, r->patches, v->width);
+    if (m->position >= 0) {
+        number_places(m, r, true);
+        m->be->gather_rows(m->ctx, t->norm, m->params[m->position].value, m->vision_index, r->rows,
+                           v->width);
+        m->be->axpy(m->ctx, x, t->norm, 1, r->rows * v->width);
+    }
+    if (v->rope_theta > 0) {
+        number_places(m, r, false);
+        m->be->gather_rows(m->ctx, m->vision_angle, m->vision_angles, m->vision_index, 2 * r->rows,
+                           t->attn.head_dim / 2);
+    }
+    if (v->pre_norm) {
+        rv_norm_forward(m, &m->pre_norm, t->x[0], x, r->rows, v->width, v->eps);
+    }
+}
+
+static rv_status run_forward(rv_vlm *m, const run *r, bool keep, rv_err *e) {
+    rv_pass p = pass_of(m, r, keep);
+    embed(m, r);
+    return rv_tower_forward(m, &m->vision, &p, e);
+}
+
+// Image rows at .. that take a feature row of the run: theirs in m->take, the tower's (in merged
+// rows) in m->vision_index. Returns how many, at the most the tower's rows; *at goes on.
+static int64_t next_taken(rv_vlm *m, const run *r, int64_t *at) {
+    const rv_arch_vision *v = &m->arch.vision;
+    int32_t each = (int32_t)(v->merge * v->merge);
+    int64_t n = 0, most = m->vision.rows / each;
+    bool whole = v->class_token && !v->drop_class;
+    for (; *at < m->n_source && n < most; (*at)++) {
+        int64_t f = m->source[*at] - r->feature0;
+        if (m->source[*at] >= 0 && f >= 0 && f < r->features) {
+            m->take[n] = (int32_t)*at;
+            m->vision_index[n++] = whole ? (int32_t)f : m->place[f * each] / each;
+        }
+    }
+    return n;
+}
+
+// Brings the tower's output to the image rows that want it.
+static void give_rows(rv_vlm *m, const run *r, rv_dev out) {
+    const rv_arch_vision *v = &m->arch.vision;
+    rv_tower *t = &m->vision;
+    int64_t width = (int64_t)v->width * v->merge * v->merge, n;
+    rv_dev y = t->out;
+    if (v->post_norm) {
+        rv_norm_forward(m, &m->post_norm, t->norm, y, r->rows, v->width, v->eps);
+        y = t->norm;
+    }
+    for (int64_t at = 0; (n = next_taken(m, r, &at)) > 0;) {
+        m->be->gather_rows(m->ctx, m->patch_out, y, m->vision_index, n, width);
+        m->be->scatter_rows(m->ctx, out, m->patch_out, m->take, n, width);
+    }
+}
+
+rv_status rv_vision_forward(rv_vlm *m, rv_dev out, bool keep, rv_err *e) {
+    for (run r = next_run(m, 0); r.t1 > r.t0; r = next_run(m, r.t1)) {
+        RV_TRY(run_forward(m, &r, keep && r.t1 - r.t0 == m->n_tiles, e));
+        give_rows(m, &r, out);
+    }
+    return RV_OK;
+}
+
+// ---- backward ----
+
+// The gradient of the tower's output, t->dx, from that of the image rows.
+static void take_rows(rv_vlm *m, const run *r, rv_dev dout) {
+    const rv_arch_vision *v = &m->arch.vision;
+    rv_tower *t = &m->vision;
+    int64_t width = (int64_t)v->width * v->merge * v->merge, n;
+    rv_dev dy = v->post_norm ? t->dx2 : t->dx;
+    m->be->zero(m->ctx, dy, (size_t)(r->rows * v->width) * sizeof(float));
+    for (int64_t at = 0; (n = next_taken(m, r, &at)) > 0;) {
+        m->be->gather_rows(m->ctx, m->patch_out, dout, m->take, n, width);
+        m->be->scatter_add_rows(m->ctx, dy, m->patch_out, m->vision_index, n, width);
+    }
+    if (v->post_norm) {
+        rv_norm_backward(m, &m->post_norm, t->dx, dy, t->out, r->rows, v->width, v->eps, false);
+    }
+}
+
+static void embed_backward(rv_vlm *m, const run *r) {
+    const rv_arch_vision *v = &m->arch.vision;
+    rv_tower *t = &m->vision;
     rv_dev dx = t->dx;
     if (v->pre_norm) {
         dx = t->dx2;
-        rv_norm_backward(m, &m->pre_norm, dx, t->dx, m->embedded, rows, v->width, v->eps, false);
+        rv_norm_backward(m, &m->pre_norm, dx, t->dx, m->embedded, r->rows, v->width, v->eps, false);
     }
-    position_rows(m, n, false);
-    m->be->scatter_add_rows(m->ctx, m->params[m->position].grad, dx, m->vision_index, rows,
-                            v->width);
-    if (m->class_row >= 0) {
-        position_rows(m, n, true);
-        m->be->scatter_add_rows(m->ctx, m->params[m->class_row].grad, dx, m->vision_index, rows,
+    if (m->position >= 0) {
+        number_places(m, r, true);
+        m->be->scatter_add_rows(m->ctx, m->params[m->position].grad, dx, m->vision_index, r->rows,
                                 v->width);
     }
-    patch_rows(m, n);
-    m->be->gather_rows(m->ctx, m->patch_out, dx, m->vision_index, patches, v->width);
-    cut(m, pixels, n);
-    rv_layer_backward(m, &m->patch, (rv_dev){0}, false, m->patch_out, m->patches, patches,
-                      (rv_dev){0}, (rv_dev){0});
+    if (m->class_row >= 0) {
+        mark_class_rows(m, r);
+        m->be->scatter_add_rows(m->ctx, m->params[m->class_row].grad, dx, m->vision_index, r->rows,
+                                v->width);
+    }
+    m->be->gather_rows(m->ctx, m->patch_out, dx, m->place, r->patches, v->width);
+    upload(m, r);
+    rv_layer_backward(m, &m->patch, none, false, m->patch_out, m->patches, r->patches, none, none);
 }
 
-rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, const float *pixels, int64_t n, rv_err *e) {
-    int64_t row = (int64_t)sizeof(float) * m->arch.vision.width * m->arch.image_tokens;
-    for (int64_t i = 0, k; i < n; i += k) {
-        const float *x = pixels + i * image_size(m);
-        k = n - i < m->vision_images ? n - i : m->vision_images;
-        if (n > m->vision_images) { // more than fit: their activations are made again
-            RV_TRY(run(m, x, k, true, e));
+rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, rv_err *e) {
+    for (run r = next_run(m, 0); r.t1 > r.t0; r = next_run(m, r.t1)) {
+        if (r.t1 - r.t0 < m->n_tiles) { // more than fit: their activations are made again
+            RV_TRY(run_forward(m, &r, true, e));
         }
-        rv_pass p = pass_of(m, k, true);
-        features_backward(m, rv_dev_at(dout, i * row), k);
+        rv_pass p = pass_of(m, &r, true);
+        take_rows(m, &r, dout);
         RV_TRY(rv_tower_backward(m, &m->vision, &p, e));
-        if (m->params[m->position].info.trained) {
-            embed_backward(m, x, k);
+        if (m->params[m->patch.weight].info.trained) {
+            embed_backward(m, &r);
         }
     }
     return RV_OK;

@@ -6,7 +6,7 @@
 //
 // A sequence is its ids; an id equal to arch.image_token stands for one row of image features, in
 // order. Letters: N sequences, R packed rows, A asked (position, id) pairs, C width of the decoder,
-// P images.
+// K numbers of a patch.
 #pragma once
 
 #include <stdbool.h>
@@ -28,12 +28,14 @@ typedef enum {
 } rv_part;
 
 // One parameter tensor by role. Roles: "vision.class", "vision.patch.weight", "vision.position",
-// "vision.pre_norm.{weight,bias}", "vision.layers.{i}.{norm1,norm2}.{weight,bias}",
-// "vision.layers.{i}.{q,k,v,o,fc1,fc2}.{weight,bias}", "vision.post_norm.*",
-// "connector.{0,1}.{weight,bias}", "text.embed.weight", "text.layers.{i}.{norm1,norm2}.weight",
+// "vision.patch.bias", "vision.pre_norm.{weight,bias}",
+// "vision.layers.{i}.{norm1,norm2}.{weight,bias}",
+// "vision.layers.{i}.{q,k,v,qkv,o,fc1,fc2,gate,up,down}.{weight,bias}", "vision.post_norm.*",
+// "connector.norm.{weight,bias}", "connector.{0,1}.{weight,bias}", "connector.newline",
+// "text.embed.weight", "text.layers.{i}.{norm1,norm2}.weight",
 // "text.layers.{i}.{q,k,v,o,gate,up,down}.{weight,bias}", "text.norm.weight", "text.head.weight",
 // "value.{0,2,4}.{weight,bias}". (Lua's descriptor maps roles to the names in the checkpoint's
-// files; layers count from 0.)
+// files; layers count from 0. The patch embedding is a matrix (W, K), whatever rank it has there.)
 typedef struct {
     char role[64];
     rv_part part;
@@ -91,27 +93,37 @@ rv_status rv_vlm_lora_add(rv_vlm *m, int64_t i, int r, float scale, bool train, 
 /// Switches all adapters on or off (off: the base model, the frozen KL reference).
 void rv_vlm_lora_enable(rv_vlm *m, bool on);
 
-// One image of a prompt: `tiles` grids of h x w patches, in the vision tower's order (tile by tile,
-// inside a tile blocks of merge x merge patches in raster order).
+// ---- images ----
+// What the processor makes of one image of a prompt: `tiles` grids of h x w patches. Patches come
+// tile by tile; inside a tile merge blocks in raster order, inside a block row by row; inside a patch
+// (channel, time, row, column). A tile gives (h / merge) (w / merge) feature rows, blocks in raster
+// order, behind its class row where that is kept.
 typedef struct {
-    const float *patches; // (tiles h w, K) normalised, K = channels temporal patch patch
+    const float *patches; // (tiles h w, K) normalised
     int32_t tiles, h, w;
-    const int32_t *order; // (rows) feature row that each image token takes, -1: the newline row;
-                          // NULL: 0, 1, 2, ...
+    const int32_t *order; // (rows) feature row of this view that each image token takes, -1: the
+                          // newline row; NULL: 0, 1, 2, ...
     int64_t rows;         // image tokens of this view in the sequence
 } rv_view;
 
+/// Numbers of one patch: K.
+int64_t rv_patch_numbers(const rv_arch *a);
+/// Feature rows that a view gives before `order` picks from them.
+int64_t rv_view_features(const rv_arch *a, const rv_view *v);
+/// Refuses a view that the model can't see. Errors: RV_ESHAPE, without a name of the view in front.
+rv_status rv_view_check(const rv_arch *a, const rv_view *v, rv_err *e);
+
+// ---- scoring ----
 // Where a token stands for the rotary embedding: time, row, column; equal for text.
 typedef struct {
     int32_t axis[3];
 } rv_place;
 
-// ---- scoring ----
 typedef struct {
     const int32_t *ids; // (R) all sequences behind one another (prompt and answer)
     const int32_t *cu;  // (N + 1) first row of each sequence
     int64_t n;
-    const float *pixels; // (P, 3, S, S) normalised, in the order of their tokens
+    const rv_view *images; // (n_images) in the order of their tokens; a view's may stand apart
     int64_t n_images;
     const int32_t *ask_row; // (A) row whose next-token distribution is asked, ascending
     const int32_t *ask_id;  // (A) the id whose log-probability is wanted
@@ -132,8 +144,9 @@ typedef struct {    // host memory of the caller; any may be NULL
 } rv_scores;
 
 /// Scores a batch. With `keep`, keeps what rv_vlm_backward needs (the batch is copied); one kept
-/// score may be live at a time. Errors: RV_EARG, RV_ESHAPE (image rows and tokens that do not
-/// match, naming the sequence), RV_EINTERRUPT.
+/// score may be live at a time. Views with the same patches are looked at once where the tower
+/// learns nothing. Errors: RV_EARG, RV_ESHAPE (image rows and tokens that do not match, naming the
+/// sequence), RV_EINTERRUPT.
 rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores *out, rv_err *e);
 
 /// Adds to every trained parameter's gradient that of sum g.x over the outputs of the kept score,
@@ -156,8 +169,9 @@ rv_status rv_vlm_adamw(rv_vlm *m, const rv_adamw *how, float value_lr, rv_err *e
 uint64_t rv_vlm_epoch(const rv_vlm *m);
 
 // ---- cached sequences ----
-/// Features of images: (P, image_tokens, C) rows written to `out` (device).
-rv_status rv_vlm_encode(rv_vlm *m, rv_dev out, const float *pixels, int64_t n_images, rv_err *e);
+/// Features of views, in the order of their tokens: (rows, C) each, one behind the other, written to
+/// `out` (device). Errors: RV_EARG, RV_ESHAPE (a view that the model can't see), RV_EINTERRUPT.
+rv_status rv_vlm_encode(rv_vlm *m, rv_dev out, const rv_view *views, int64_t n, rv_err *e);
 
 typedef struct {
     const int32_t *ids;     // (n) new tokens

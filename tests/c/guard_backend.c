@@ -153,8 +153,8 @@ PASS(swiglu_backward, (rv_ctx * c, rv_dev dg, rv_dev du, rv_dev dy, rv_dev g, rv
      (c, dg, du, dy, g, u, n))
 PASS(axpy, (rv_ctx * c, rv_dev y, rv_dev x, float a, int64_t n), (c, y, x, a, n))
 PASS(scale, (rv_ctx * c, rv_dev x, float a, int64_t n), (c, x, a, n))
-PASS(rope, (rv_ctx * c, rv_dev x, rv_dev cs, int64_t m, int h, int d, float s),
-     (c, x, cs, m, h, d, s))
+PASS(rope, (rv_ctx * c, rv_dev x, int64_t w, rv_dev cs, int64_t m, int h, int d, float s),
+     (c, x, w, cs, m, h, d, s))
 PASS(gather_rows, (rv_ctx * c, rv_dev y, rv_dev x, const int32_t *i, int64_t m, int64_t n),
      (c, y, x, i, m, n))
 PASS(scatter_add_rows, (rv_ctx * c, rv_dev y, rv_dev x, const int32_t *i, int64_t m, int64_t n),
@@ -166,8 +166,6 @@ PASS(embed, (rv_ctx * c, rv_dev y, const rv_weight *w, const int32_t *ids, int64
 PASS(embed_backward,
      (rv_ctx * c, rv_dev dw, const rv_weight *w, rv_dev dy, const int32_t *ids, int64_t m),
      (c, dw, w, dy, ids, m))
-PASS(patchify, (rv_ctx * c, rv_dev y, rv_dev x, int64_t n, int64_t s, int64_t p),
-     (c, y, x, n, s, p))
 PASS(attention,
      (rv_ctx * c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v, int64_t qs, int64_t ks,
       const int32_t *cu, int64_t n, const rv_attn *a),
@@ -236,7 +234,6 @@ const rv_backend *guard_backend(void) {
     TAKE(scatter_rows)
     TAKE(embed)
     TAKE(embed_backward)
-    TAKE(patchify)
     TAKE(attention)
     TAKE(attention_backward)
     TAKE(kv_write)

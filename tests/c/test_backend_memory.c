@@ -176,30 +176,6 @@ static void embedding_rows(void **state) {
     free(src), free(dy), free(rows);
 }
 
-static void patches_are_cut_in_raster_order(void **state) {
-    (void)state;
-    enum { S = 6, P = 3, IMAGES = 2 };
-    dev d = dev_open(rv_backend_cpu(), 1);
-    float src[IMAGES * 3 * S * S];
-    for (int i = 0; i < IMAGES * 3 * S * S; i++) {
-        src[i] = (float)i;
-    }
-    rv_dev x = put_f(&d, src, IMAGES * 3 * S * S), y = put_f(&d, NULL, IMAGES * 3 * S * S);
-    d.be->patchify(d.c, y, x, IMAGES, S, P);
-    float *out = take_f(&d, y, IMAGES * 3 * S * S), *at = out;
-    for (int n = 0; n < IMAGES; n++) {
-        for (int p = 0; p < (S / P) * (S / P); p++) {
-            for (int k = 0; k < 3 * P * P; k++, at++) {
-                int row = p / (S / P) * P + k / P % P, col = p % (S / P) * P + k % P;
-                assert_true(*at == src[((n * 3 + k / (P * P)) * S + row) * S + col]);
-            }
-        }
-    }
-    d.be->free(d.c, x);
-    dev_close(&d);
-    free(out);
-}
-
 static void squares_add_up(void **state) {
     (void)state;
     enum { COUNT = 1100000 }; // more than one round of partial sums
@@ -292,7 +268,6 @@ int main(void) {
         cmocka_unit_test(arrays_convert_between_types),
         cmocka_unit_test(rows_move),
         cmocka_unit_test(embedding_rows),
-        cmocka_unit_test(patches_are_cut_in_raster_order),
         cmocka_unit_test(squares_add_up),
         cmocka_unit_test(adamw_follows_torch),
         cmocka_unit_test(nothing_to_do_is_done),

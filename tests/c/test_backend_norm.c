@@ -258,7 +258,7 @@ static void swiglu(void **state) {
 
 static void rope_turns_and_turns_back(void **state) {
     (void)state;
-    enum { ROWS = 7, HEADS = 3, D = 20 };
+    enum { ROWS = 7, HEADS = 3, D = 20, STRIDE = HEADS * D }; // then half of each row
     dev d = dev_open(rv_backend_cpu(), 1);
     float *x = randoms(1, ROWS * HEADS * D, 1), cs[ROWS * D];
     double want[ROWS * HEADS * D], back[ROWS * HEADS * D];
@@ -274,10 +274,10 @@ static void rope_turns_and_turns_back(void **state) {
         back[i] = (double)x[i];
     }
     rv_dev ix = put_f(&d, x, ROWS * HEADS * D), ics = put_f(&d, cs, ROWS * D);
-    d.be->rope(d.c, ix, ics, ROWS, HEADS, D, 1);
+    d.be->rope(d.c, ix, STRIDE, ics, ROWS, HEADS, D, 1);
     float *y = get_f(&d, ix, ROWS * HEADS * D);
     assert_near(y, want, ROWS * HEADS * D, 1e-6, "rope");
-    d.be->rope(d.c, ix, ics, ROWS, HEADS, D, -1);
+    d.be->rope(d.c, ix, STRIDE, ics, ROWS, HEADS, D, -1);
     float *z = take_f(&d, ix, ROWS * HEADS * D);
     assert_near(z, back, ROWS * HEADS * D, 1e-6, "rope back");
     d.be->free(d.c, ics);

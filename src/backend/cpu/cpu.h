@@ -82,8 +82,6 @@ void rv_cpu_scatter_rows(rv_ctx *c, rv_dev y, rv_dev x, const int32_t *idx, int6
 void rv_cpu_embed(rv_ctx *c, rv_dev y, const rv_weight *w, const int32_t *ids, int64_t m);
 void rv_cpu_embed_backward(rv_ctx *c, rv_dev dw, const rv_weight *w, rv_dev dy, const int32_t *ids,
                            int64_t m);
-void rv_cpu_patchify(rv_ctx *c, rv_dev y, rv_dev pixels, int64_t n_img, int64_t size,
-                     int64_t patch);
 
 /// The table of one instruction set ("base", "avx2", "avx512", "avx512bf16"), or NULL where this
 /// machine or build has none. For tests; rv_backend_cpu takes the best, or $RL4VLM_ISA.

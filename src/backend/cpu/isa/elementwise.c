@@ -10,6 +10,7 @@ typedef struct {
     const float *x, *g, *u;
     float alpha;
     rv_act act;
+    int64_t stride;
     int heads, dim;
 } args;
 
@@ -98,7 +99,7 @@ static void rope_rows(void *arg, int64_t lo, int64_t hi, int tid) {
     for (int64_t r = lo; r < hi; r++) {
         const float *cs = a->x + r * a->dim;
         for (int h = 0; h < a->heads; h++) {
-            float *x = a->y + (r * a->heads + h) * a->dim;
+            float *x = a->y + r * a->stride + h * a->dim;
             for (int64_t i = 0; i < half; i++) {
                 float cos = cs[2 * i], sin = cs[2 * i + 1] * a->alpha, p = x[i], q = x[i + half];
                 x[i] = __builtin_fmaf(p, cos, -(q * sin));
@@ -108,7 +109,13 @@ static void rope_rows(void *arg, int64_t lo, int64_t hi, int tid) {
     }
 }
 
-void ISA(rv_rope)(rv_ctx *c, rv_dev x, rv_dev cs, int64_t m, int heads, int head_dim, float sign) {
-    args a = {.y = rv_f32(x), .x = rv_f32(cs), .alpha = sign, .heads = heads, .dim = head_dim};
+void ISA(rv_rope)(rv_ctx *c, rv_dev x, int64_t stride, rv_dev cs, int64_t m, int heads,
+                  int head_dim, float sign) {
+    args a = {.y = rv_f32(x),
+              .x = rv_f32(cs),
+              .stride = stride,
+              .alpha = sign,
+              .heads = heads,
+              .dim = head_dim};
     rv_for(c, m, heads * head_dim, 1, rope_rows, &a);
 }

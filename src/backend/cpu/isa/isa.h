@@ -31,7 +31,8 @@ void ISA(rv_swiglu_backward)(rv_ctx *c, rv_dev dgate, rv_dev dup, rv_dev dy, rv_
                              int64_t count);
 void ISA(rv_axpy)(rv_ctx *c, rv_dev y, rv_dev x, float alpha, int64_t count);
 void ISA(rv_scale)(rv_ctx *c, rv_dev x, float alpha, int64_t count);
-void ISA(rv_rope)(rv_ctx *c, rv_dev x, rv_dev cs, int64_t m, int heads, int head_dim, float sign);
+void ISA(rv_rope)(rv_ctx *c, rv_dev x, int64_t stride, rv_dev cs, int64_t m, int heads,
+                  int head_dim, float sign);
 
 size_t ISA(rv_attention_scratch)(const rv_ctx *c, const rv_attn *a, int64_t max_len);
 void ISA(rv_attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v,

@@ -43,7 +43,6 @@ const rv_backend ISA(rv_cpu_table) = {
     .scatter_rows = rv_cpu_scatter_rows,
     .embed = rv_cpu_embed,
     .embed_backward = rv_cpu_embed_backward,
-    .patchify = rv_cpu_patchify,
     .attention_scratch = ISA(rv_attention_scratch),
     .attention = ISA(rv_attention),
     .attention_backward = ISA(rv_attention_backward),
