@@ -111,9 +111,9 @@ static int factor(const reader *r, const char *key) {
 
 static void read_vision(lua_State *L, int table, rv_arch_vision *v) {
     static const char *const known[] = {
-        "image_size", "patch",     "temporal",   "merge",      "width",    "layers",
-        "heads",      "mlp",       "act",        "eps",        "rms",      "gated",
-        "fused_qkv",  "positions", "rope_theta", "window",     "full",     "class_token",
+        "image_size", "patch",     "temporal",   "merge",      "width", "layers",
+        "heads",      "mlp",       "act",        "eps",        "rms",   "gated",
+        "fused_qkv",  "positions", "rope_theta", "window",     "full",  "class_token",
         "patch_bias", "pre_norm",  "post_norm",  "drop_class", NULL};
     reader r;
     if (open(&r, L, table, "vision", known)) {
@@ -144,7 +144,7 @@ static void read_vision(lua_State *L, int table, rv_arch_vision *v) {
 }
 
 static void read_connector(lua_State *L, int table, rv_arch_connector *c) {
-    static const char *const known[] = {"norm", "eps", "in",   "hidden",  "out",
+    static const char *const known[] = {"norm", "eps",  "in",      "hidden", "out",
                                         "act",  "bias", "newline", NULL};
     static const char *const norms[] = {"none", "layer", "rms", NULL};
     reader r;

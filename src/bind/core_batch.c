@@ -1,7 +1,7 @@
 // core_batch.c - samples in Lua as a packed batch.
 //
-// A sample is {ids =, answer =, images = {view, ...}}: token ids of prompt and answer (0-based, image
-// tokens in place) and what the processor made of each image. Asked are the answer's tokens,
+// A sample is {ids =, answer =, images = {view, ...}}: token ids of prompt and answer (0-based,
+// image tokens in place) and what the processor made of each image. Asked are the answer's tokens,
 // each in the row before it; the answer's last token is then no row of its own, since none follows
 // it. `positions` and `targets` (lists as long as each other; positions from 1, the token after
 // which the id is looked at) ask for something else; `hidden` lists positions of hidden states.
@@ -132,7 +132,8 @@ static int32_t count_of(lua_State *L, int view, const char *key) {
     return (int32_t)x;
 }
 
-// The array in field `key` of the view at `view`, `type` (n, k) or (n) for k = 0; kept in `anchors`.
+// The array in field `key` of the view at `view`, `type` (n, k) or (n) for k = 0; kept in
+// `anchors`.
 static const void *array_of(lua_State *L, int view, int anchors, const char *key, rv_dtype type,
                             int64_t n, int64_t k) {
     lua_getfield(L, view, key);
@@ -140,8 +141,7 @@ static const void *array_of(lua_State *L, int view, int anchors, const char *key
     bool fits = s->type == type && s->ndim == (k ? 2 : 1) && s->dim[0] == n;
     if (!fits || (k && s->dim[1] != k)) {
         lua_pushfstring(L, k ? "(%I, %I)" : "(%I)", (lua_Integer)n, (lua_Integer)k);
-        luaL_error(L, "%s: wanted %s %s", key, type == RV_F32 ? "F32" : "I32",
-                   lua_tostring(L, -1));
+        luaL_error(L, "%s: wanted %s %s", key, type == RV_F32 ? "F32" : "I32", lua_tostring(L, -1));
     }
     lua_seti(L, anchors, luaL_len(L, anchors) + 1);
     return s->data;
@@ -150,13 +150,15 @@ static const void *array_of(lua_State *L, int view, int anchors, const char *key
 static int read_view(lua_State *L) {
     const rv_arch *a = lua_touserdata(L, 3);
     rv_view *v = lua_touserdata(L, 4);
-    luaL_argexpected(L, lua_istable(L, 1), 1, "table");
+    if (!lua_istable(L, 1)) {
+        luaL_error(L, "wanted a view, came %s", luaL_typename(L, 1));
+    }
     *v = (rv_view){.tiles = count_of(L, 1, "tiles"),
                    .h = count_of(L, 1, "h"),
                    .w = count_of(L, 1, "w"),
                    .rows = count_of(L, 1, "rows")};
-    v->patches = array_of(L, 1, 2, "patches", RV_F32, v->tiles * (int64_t)v->h * v->w,
-                          rv_patch_numbers(a));
+    v->patches =
+        array_of(L, 1, 2, "patches", RV_F32, v->tiles * (int64_t)v->h * v->w, rv_patch_numbers(a));
     if (lua_getfield(L, 1, "order") != LUA_TNIL) {
         v->order = array_of(L, 1, 2, "order", RV_I32, v->rows, 0);
     }

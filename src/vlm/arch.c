@@ -92,14 +92,15 @@ static rv_status check_turning(const rv_arch_vision *v, rv_err *e) {
                        (double)v->rope_theta);
     }
     if (v->rope_theta > 0 && v->width / v->heads % 4) {
-        return RV_FAIL(e, RV_EARG, "vision heads of %d numbers: wanted a multiple of 4 for rotary "
-                       "angles", v->width / v->heads);
+        return RV_FAIL(e, RV_EARG,
+                       "vision heads of %d numbers: wanted a multiple of 4 for rotary "
+                       "angles",
+                       v->width / v->heads);
     }
     return RV_OK;
 }
 
-static rv_status check_grid(const rv_arch *a, rv_err *e) {
-    const rv_arch_vision *v = &a->vision;
+static rv_status check_grid(const rv_arch_vision *v, rv_err *e) {
     if (v->temporal > 2 || v->merge > 1 << 6 || v->patch > 1 << 10) {
         return RV_FAIL(e, RV_EARG,
                        "vision.temporal %d, merge %d, patch %d: wanted at most 2, 64 and 1024",
@@ -110,19 +111,14 @@ static rv_status check_grid(const rv_arch *a, rv_err *e) {
                        v->image_size, v->patch, 1 << 14);
     }
     if (v->image_size) {
-        RV_TRY(divides("vision.merge", v->merge, "the patches of a side",
-                       v->image_size / v->patch, e));
+        RV_TRY(divides("vision.merge", v->merge, "the patches of a side", v->image_size / v->patch,
+                       e));
     }
     RV_TRY(at_least_zero("vision.positions", v->positions, e));
     RV_TRY(at_least_zero("vision.window", v->window, e));
     if (v->positions > 1 << 12) {
         return RV_FAIL(e, RV_EARG, "vision.positions is %d: wanted at most %d", v->positions,
                        1 << 12);
-    }
-    int side = v->image_size / v->patch;
-    if (v->image_size && a->max_view_patches < side * side) {
-        return RV_FAIL(e, RV_EARG, "max_view_patches is %d, but a tile has %d", a->max_view_patches,
-                       side * side);
     }
     return RV_OK;
 }
@@ -145,7 +141,7 @@ static rv_status check_vision(const rv_arch *a, rv_err *e) {
     RV_TRY(in_range(fields, (int)(sizeof fields / sizeof *fields), e));
     RV_TRY(positive("vision.eps", v->eps, e));
     RV_TRY(divides("vision.heads", v->heads, "vision.width", v->width, e));
-    RV_TRY(check_grid(a, e));
+    RV_TRY(check_grid(v, e));
     RV_TRY(check_turning(v, e));
     RV_TRY(check_switches(v, &a->connector, e));
     return check_connector(a, e);

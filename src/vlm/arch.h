@@ -13,10 +13,10 @@
 enum { RV_MAX_VISION_LAYERS = 64 }; // of a tower with windows: bits of `full`
 
 typedef struct {
-    int image_size;               // pixels of the only size that a tile may have; 0: any
-    int patch, temporal;          // a patch is 3 x temporal x patch x patch numbers
-    int merge;                    // merge x merge patches give one feature row
-    int width, layers, heads;     // layers: those that are run (feature layer -2 leaves one out)
+    int image_size;           // pixels of the only size that a tile may have; 0: any
+    int patch, temporal;      // a patch is 3 x temporal x patch x patch numbers
+    int merge;                // merge x merge patches give one feature row
+    int width, layers, heads; // layers: those that are run (feature layer -2 leaves one out)
     int mlp;
     rv_act act;
     float eps;

@@ -4,9 +4,10 @@
 //   out = mid + down(silu(gate(u)) * up(u)) or mid + down(act(up(u))),  u = norm2(mid)
 //
 // The vision tower (LayerNorm or RMSNorm, plain or gated MLP, windows) and the decoder (RMSNorm,
-// gated MLP, rotary angles, cache) are the same code; q, k and v may be one linear layer. In the last block only the picked rows go on after the attention: what
-// follows works row by row, so their bits are those of the full computation. Norms and the MLP's
-// inner activation are recomputed backward; only what a matrix product made is kept.
+// gated MLP, rotary angles, cache) are the same code; q, k and v may be one linear layer. In the
+// last block only the picked rows go on after the attention: what follows works row by row, so
+// their bits are those of the full computation. Norms and the MLP's inner activation are recomputed
+// backward; only what a matrix product made is kept.
 #include "intr.h"
 #include "model.h"
 
@@ -206,8 +207,7 @@ static void attention_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, 
         spread(m, t, p);
     }
     m->be->attention_backward(m->ctx, t->dq, t->dk, t->dv, t->d_o, s->q, s->k, s->v, s->o, s->lse,
-                              t->q_stride, t->kv_stride,
-                              windowed(t, i) ? p->window_cu : p->cu,
+                              t->q_stride, t->kv_stride, windowed(t, i) ? p->window_cu : p->cu,
                               windowed(t, i) ? p->n_windows : p->n_seq, &t->attn);
     rotate_q(m, t, t->dq, p->angle, p->rows, -1);
     rotate_k(m, t, t->dk, p->angle, p->rows, -1);

@@ -1,5 +1,5 @@
-// connector.c - from the vision tower's rows to the decoder's: the norm before the merge, one or two
-// linear layers, and the newline row.
+// connector.c - from the vision tower's rows to the decoder's: the norm before the merge, one or
+// two linear layers, and the newline row.
 //
 // The tower's rows are brought together image row by image row first, so what follows is computed
 // for the rows that the prompts show and no others.

@@ -157,9 +157,10 @@ static rv_status check_request(const rv_generator *g, const rv_request *r, rv_er
         }
     }
     if (rows != wanted) {
-        return RV_FAIL(e, RV_ESHAPE,
-                       "request: %lld image placeholders in the prompt, but %lld rows of %lld images",
-                       (long long)rows, (long long)wanted, (long long)r->n_images);
+        return RV_FAIL(
+            e, RV_ESHAPE,
+            "request: %lld image placeholders in the prompt, but %lld rows of %lld images",
+            (long long)rows, (long long)wanted, (long long)r->n_images);
     }
     return RV_OK;
 }

@@ -60,9 +60,9 @@ void rv_generator_free(rv_generator *g, bool model);
 
 /// Slots without a request.
 int rv_generator_vacant(const rv_generator *g);
-/// Starts a request in a vacant slot; `*slot` names it. Everything but the arrays of images is copied. Errors:
-/// RV_EARG (no vacant slot; longer than max_tokens; an id outside the vocabulary), RV_ESHAPE (image
-/// placeholders and images do not match).
+/// Starts a request in a vacant slot; `*slot` names it. Everything but the arrays of images is
+/// copied. Errors: RV_EARG (no vacant slot; longer than max_tokens; an id outside the vocabulary),
+/// RV_ESHAPE (image placeholders and images do not match).
 rv_status rv_generator_submit(rv_generator *g, const rv_request *r, int *slot, rv_err *e);
 /// Runs one step. Errors: RV_EARG when the weights changed under running requests, RV_EINTERRUPT
 /// (nothing is lost: step again), RV_ENUMERIC (NaN in the logits).

@@ -68,8 +68,8 @@ static void add_block(rv_vlm *m, rv_tower *t, int i, rv_part part, const char *t
     rv_block *b = &t->blocks[i];
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim;
     int64_t kv = (int64_t)t->attn.n_kv * t->attn.head_dim;
-    const int64_t out[RV_NLINEAR] = {t->fused ? q + 2 * kv : q, kv,     kv,      t->width,
-                                     t->mlp,                    t->mlp, t->width};
+    const int64_t out[RV_NLINEAR] = {
+        t->fused ? q + 2 * kv : q, kv, kv, t->width, t->mlp, t->mlp, t->width};
     const int64_t in[RV_NLINEAR] = {t->width, t->width, t->width, q, t->width, t->width, t->mlp};
     char role[48];
     b->stage = stage;
@@ -88,10 +88,9 @@ static void add_block(rv_vlm *m, rv_tower *t, int i, rv_part part, const char *t
 
 static void describe_vision(rv_vlm *m) {
     const rv_arch_vision *v = &m->arch.vision;
-    const char *const names[RV_NLINEAR] = {v->fused_qkv ? "qkv" : "q", v->fused_qkv ? NULL : "k",
-                                           v->fused_qkv ? NULL : "v",  "o",
-                                           v->gated ? "gate" : NULL,   v->gated ? "up" : "fc1",
-                                           v->gated ? "down" : "fc2"};
+    const char *const names[RV_NLINEAR] = {
+        v->fused_qkv ? "qkv" : "q", v->fused_qkv ? NULL : "k", v->fused_qkv ? NULL : "v", "o",
+        v->gated ? "gate" : NULL,   v->gated ? "up" : "fc1",   v->gated ? "down" : "fc2"};
     static const bool bias[RV_NLINEAR] = {true, true, true, true, true, true, true};
     int64_t at[2] = {(int64_t)v->positions * v->positions + v->class_token, v->width};
     m->class_row = v->class_token ? add_vector(m, RV_PART_VISION, 0, "vision.class", v->width) : -1;

@@ -132,19 +132,19 @@ struct rv_vlm {
     int64_t positions;  // that have angles
     int64_t image_rows; // the most image rows of a piece
     int64_t head_rows;  // rows of logits at a time
-    rv_dev angles;                     // (positions, D/2, 2)
-    int angle_pieces;                  // of a row of angles, each of one axis
-    rv_dev angle;                      // (max_rows, D/2, 2)
-    rv_dev kv;                         // blocks of decoder layer 0, then of layer 1, ...
+    rv_dev angles;      // (positions, D/2, 2)
+    int angle_pieces;   // of a row of angles, each of one axis
+    rv_dev angle;       // (max_rows, D/2, 2)
+    rv_dev kv;          // blocks of decoder layer 0, then of layer 1, ...
     size_t kv_layer_bytes;
 
     // activations outside the towers
-    rv_dev embedded;                     // (vision rows, W) before the pre-norm
-    rv_dev patches, patch_out;           // (vision rows, K), (vision rows, W)
-    rv_dev vision_angles, vision_angle;  // (sides, D/4, 2), (vision rows, D/2, 2)
-    rv_dev seen, merged;                 // (image rows, in) as the tower gives them, normalised
-    rv_dev connector_pre, connector_h;   // (image rows, hidden)
-    rv_dev features;                     // (image rows, C)
+    rv_dev embedded;                    // (vision rows, W) before the pre-norm
+    rv_dev patches, patch_out;          // (vision rows, K), (vision rows, W)
+    rv_dev vision_angles, vision_angle; // (sides, D/4, 2), (vision rows, D/2, 2)
+    rv_dev seen, merged;                // (image rows, in) as the tower gives them, normalised
+    rv_dev connector_pre, connector_h;  // (image rows, hidden)
+    rv_dev features;                    // (image rows, C)
     rv_dev dfeatures, dconnector, dseen, dmerged, connector_lora_h[2], connector_lora_g[2];
     rv_dev hidden;                   // (max_rows, C): the picked rows after the last norm
     rv_dev rows_h, drows_h;          // (head_rows, C)
@@ -155,10 +155,10 @@ struct rv_vlm {
 
     // host arrays of max_rows (+ 1) numbers
     int32_t *cu, *ids, *image_row, *pick, *rank;
-    int32_t *angle_row; // (max_rows, pieces): which rows of the table of angles; see positions.h
-    rv_place *places;   // (max_rows)
-    int32_t *vision_index;          // of the vision tower's rows, two each
-    int32_t *place;                 // (vision rows) tower row of each patch of a run
+    int32_t *angle_row;    // (max_rows, pieces): which rows of the table of angles; see positions.h
+    rv_place *places;      // (max_rows)
+    int32_t *vision_index; // of the vision tower's rows, two each
+    int32_t *place;        // (vision rows) tower row of each patch of a run
     int32_t *vision_cu, *window_cu; // (vision rows + 1) where tiles and windows begin
     int32_t *source;                // (image rows) feature row of each image row; -1: the newline
     int32_t *take;                  // image rows

@@ -46,13 +46,13 @@ static rv_status count_images(const rv_batch *b, int64_t s, int64_t image, int64
         sum += b->images[image + n++].rows;
     }
     *images = n;
-    return sum == rows ? RV_OK
-                       : RV_FAIL(e, RV_ESHAPE,
-                                 "sequence %lld has %lld image tokens, but %s %lld images have "
-                                 "%lld rows",
-                                 (long long)s + 1, (long long)rows,
-                                 sum > rows ? "its next" : "the remaining", (long long)n,
-                                 (long long)sum);
+    return sum == rows
+               ? RV_OK
+               : RV_FAIL(e, RV_ESHAPE,
+                         "sequence %lld has %lld image tokens, but %s %lld images have "
+                         "%lld rows",
+                         (long long)s + 1, (long long)rows,
+                         sum > rows ? "its next" : "the remaining", (long long)n, (long long)sum);
 }
 
 static rv_status check_views(const rv_vlm *m, const rv_batch *b, rv_err *e) {
@@ -283,9 +283,8 @@ static const rv_view *move_views(const rv_vlm *m, const rv_batch *b, char **at) 
         const rv_view *v = &b->images[i];
         int64_t same = earlier(m, b, i);
         views[i].order = move(at, v->order, v->rows, sizeof *v->order);
-        views[i].patches = same >= 0
-                               ? views[same].patches
-                               : move(at, v->patches, numbers_of(m, v), sizeof *v->patches);
+        views[i].patches = same >= 0 ? views[same].patches
+                                     : move(at, v->patches, numbers_of(m, v), sizeof *v->patches);
     }
     return views;
 }

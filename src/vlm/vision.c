@@ -1,9 +1,9 @@
 // vision.c - the vision tower: patches, class row, positions, blocks; forward and backward.
 //
-// What is looked at is a list of tiles, in runs that fit the tower's memory; tiles of a run may have
-// different sizes. Rows of one tile: the class row first (where there is one), then the patches in
-// the order they come in or, where the tower attends in windows, window by window. Whatever stands
-// outside counts feature rows in the order of the patches.
+// What is looked at is a list of tiles, in runs that fit the tower's memory; tiles of a run may
+// have different sizes. Rows of one tile: the class row first (where there is one), then the
+// patches in the order they come in or, where the tower attends in windows, window by window.
+// Whatever stands outside counts feature rows in the order of the patches.
 #include <stdlib.h>
 
 #include "mem.h"

@@ -95,9 +95,9 @@ void rv_vlm_lora_enable(rv_vlm *m, bool on);
 
 // ---- images ----
 // What the processor makes of one image of a prompt: `tiles` grids of h x w patches. Patches come
-// tile by tile; inside a tile merge blocks in raster order, inside a block row by row; inside a patch
-// (channel, time, row, column). A tile gives (h / merge) (w / merge) feature rows, blocks in raster
-// order, behind its class row where that is kept.
+// tile by tile; inside a tile merge blocks in raster order, inside a block row by row; inside a
+// patch (channel, time, row, column). A tile gives (h / merge) (w / merge) feature rows, blocks in
+// raster order, behind its class row where that is kept.
 typedef struct {
     const float *patches; // (tiles h w, K) normalised
     int32_t tiles, h, w;
@@ -169,8 +169,8 @@ rv_status rv_vlm_adamw(rv_vlm *m, const rv_adamw *how, float value_lr, rv_err *e
 uint64_t rv_vlm_epoch(const rv_vlm *m);
 
 // ---- cached sequences ----
-/// Features of views, in the order of their tokens: (rows, C) each, one behind the other, written to
-/// `out` (device). Errors: RV_EARG, RV_ESHAPE (a view that the model can't see), RV_EINTERRUPT.
+/// Features of views, in the order of their tokens: (rows, C) each, one behind the other, written
+/// to `out` (device). Errors: RV_EARG, RV_ESHAPE (a view that the model can't see), RV_EINTERRUPT.
 rv_status rv_vlm_encode(rv_vlm *m, rv_dev out, const rv_view *views, int64_t n, rv_err *e);
 
 typedef struct {

@@ -8,7 +8,7 @@ enum { N_REQUESTS = 11, MAX_TOKENS = 160, MAX_NEW = 24 };
 typedef struct {
     int32_t ids[MAX_TOKENS];
     int64_t n, n_images, max_new;
-    const float *pixels[2];
+    rv_view views[2];
     uint64_t key[2][2];
     rv_sample how;
 } case_request;
@@ -20,20 +20,20 @@ typedef struct {
     rv_finish finish;
 } case_answer;
 
-static float images[4][3 * 8 * 8];
+static float patches[4][TINY_TOKENS * 3 * 4 * 4];
 
 // Prompts of all lengths; groups of three begin alike, some with the same image, some are equal.
 static void make_requests(case_request *r) {
     rv_rng rng = rv_rng_make(5, RV_STREAM_USER, 0, 0);
     for (int i = 0; i < 4 * 192; i++) {
-        ((float *)images)[i] = (float)rv_rng_normal(&rng);
+        ((float *)patches)[i] = (float)rv_rng_normal(&rng);
     }
     for (int i = 0; i < N_REQUESTS; i++) {
         rv_rng group = rv_rng_make(6, RV_STREAM_USER, (uint64_t)i / 3, 0);
         case_request *q = &r[i];
         int image = i / 3;
         q->n_images = i % 5 == 4 ? 0 : 1;
-        q->pixels[0] = images[image];
+        q->views[0] = (rv_view){patches[image], 1, 2, 2, NULL, TINY_TOKENS};
         q->key[0][0] = 1000 + (uint64_t)image;
         q->key[0][1] = 77;
         for (int k = 0; k < 3; k++) {
@@ -60,7 +60,7 @@ static void make_requests(case_request *r) {
 static rv_request request_of(const case_request *q, int i, const int32_t *eos) {
     return (rv_request){.ids = q->ids,
                         .n = q->n,
-                        .pixels = q->pixels,
+                        .images = q->views,
                         .image_key = q->key,
                         .n_images = q->n_images,
                         .max_new = q->max_new,
@@ -149,7 +149,7 @@ static void check_scores(tiny *t, const case_request *r, const case_answer *a) {
         rv_batch b = {.ids = ids,
                       .cu = cu,
                       .n = 1,
-                      .pixels = r[i].pixels[0],
+                      .images = r[i].views,
                       .n_images = r[i].n_images,
                       .ask_row = rows,
                       .ask_id = a[i].ids,
@@ -354,7 +354,7 @@ static void bad_requests_are_refused(void **state) {
     q.n_images = 0;
     assert_int_equal(rv_generator_submit(g, &q, &slot, &e), RV_ESHAPE);
     assert_string_equal(e.msg,
-                        "request: 4 image placeholders in the prompt, but 0 images of 4 rows");
+                        "request: 4 image placeholders in the prompt, but 0 rows of 0 images");
     const int32_t wrong[] = {3, TINY_VOCAB};
     q = (rv_request){.ids = wrong, .n = 2, .max_new = 1};
     assert_int_equal(rv_generator_submit(g, &q, &slot, &e), RV_EARG);

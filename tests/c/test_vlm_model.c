@@ -32,7 +32,7 @@ static void the_host_never_peeks(void **state) {
         must(t.be->alloc(t.ctx, &features, TINY_TOKENS * 16 * 4, &e), &e);
         must(t.be->alloc(t.ctx, &logits, TINY_VOCAB * 4, &e), &e);
         must(t.be->alloc(t.ctx, &hidden, 16 * 4, &e), &e);
-        must(rv_vlm_encode(t.m, features, b->pixels, 1, &e), &e);
+        must(rv_vlm_encode(t.m, features, b->images, 1, &e), &e);
         int32_t feature[] = {-1, 0, 1, 2, 3, -1}, table[] = {1};
         rv_extend x = {(const int32_t[]){1, 30, 30, 30, 30, 2}, feature, 6, 0, table, NULL};
         must(rv_vlm_extend(t.m, logits, hidden, features, &x, 1, &e), &e);
@@ -279,7 +279,7 @@ static void a_model_without_eyes_works(void **state) {
     must(rv_vlm_score(t.m, &b, true, &(rv_scores){.logp = logp}, &e), &e);
     must(rv_vlm_backward(t.m, &(rv_scores){.logp = g}, 1, &e), &e);
     assert_true(rv_vlm_grad_norm(t.m) > 0);
-    assert_int_equal(rv_vlm_encode(t.m, (rv_dev){0}, logp, 1, &e), RV_EARG);
+    assert_int_equal(rv_vlm_encode(t.m, (rv_dev){0}, &(rv_view){0}, 1, &e), RV_EARG);
     assert_string_equal(e.msg, "images came, but the model has no vision tower");
     tiny_free(&t);
 }
@@ -339,9 +339,10 @@ static void nonsense_is_refused_by_name(void **state) {
     REFUSE(vision.heads = 5, "vision.heads (5) does not divide vision.width (12)");
     REFUSE(vision.class_token = false, "vision.drop_class is set, but vision.class_token is not");
     REFUSE(vision.patch = 9, "vision.image_size is 8: wanted 9 (vision.patch) to 16384");
-    REFUSE(connector.in = 13, "connector.in is 13, but vision.width is 12");
+    REFUSE(connector.in = 13, "connector.in is 13, but vision.width times merge squared is 12");
     REFUSE(connector.out = 13, "connector.out is 13, but text.width is 16");
-    REFUSE(image_tokens = 5, "image_tokens is 5, but the vision tower gives 4 rows");
+    REFUSE(max_view_rows = 0, "max_view_rows is 0: wanted a number from 1 to 16777216");
+    REFUSE(vision.merge = 3, "vision.merge (3) does not divide the patches of a side (2)");
     o.max_rows = 0;
     REFUSE(image_token = 1, "max_rows is 0: wanted a number from 1 to 16777216");
     o = tiny_options();

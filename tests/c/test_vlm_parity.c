@@ -6,6 +6,8 @@
 
 #define NAME "open-llava-1.5"
 
+enum { SIDE = 56, PATCH = 14, ACROSS = SIDE / PATCH, PATCHES = ACROSS * ACROSS, IMAGES = 4 };
+
 static const char *folder;
 
 static void need_folder(void) {
@@ -16,8 +18,21 @@ static void need_folder(void) {
 
 static rv_arch llava_arch(void) {
     return (rv_arch){
-        .vision = {56, 14, 40, 2, 5, 72, RV_ACT_QUICK_GELU, 1e-5f, true, false, true, false, true},
-        .connector = {40, 72, 72, RV_ACT_GELU_ERF, true},
+        .vision = {.image_size = 56,
+                   .patch = 14,
+                   .temporal = 1,
+                   .merge = 1,
+                   .width = 40,
+                   .layers = 2,
+                   .heads = 5,
+                   .mlp = 72,
+                   .act = RV_ACT_QUICK_GELU,
+                   .eps = 1e-5f,
+                   .class_token = true,
+                   .pre_norm = true,
+                   .drop_class = true,
+                   .positions = 4},
+        .connector = {.in = 40, .hidden = 72, .out = 72, .act = RV_ACT_GELU_ERF, .bias = true},
         .text = {.vocab = 576,
                  .width = 72,
                  .layers = 3,
@@ -30,7 +45,8 @@ static rv_arch llava_arch(void) {
                  .rope_theta = 10000,
                  .max_positions = 4096},
         .image_token = 519,
-        .image_tokens = 16};
+        .max_view_patches = PATCHES,
+        .max_view_rows = PATCHES};
 }
 
 static rv_safetensors *open_file(const char *format, int k) {
@@ -125,6 +141,8 @@ typedef struct {
     int32_t ids[256], cu[2], row[256], id[256];
     int64_t prompt, answer, rows;
     const float *logits, *logprobs, *weights;
+    rv_view images[IMAGES];
+    float patches[IMAGES][3 * SIDE * SIDE];
 } golden;
 
 static const rv_safetensor *part(const golden *g, const char *name) {
@@ -143,6 +161,22 @@ static int64_t ids_of(const rv_safetensor *x, int32_t *out) {
     return n;
 }
 
+// Pixels (n, 3, SIDE, SIDE) as views.
+static void cut_images(golden *g, const float *pixels, int64_t n) {
+    assert_true(n <= IMAGES);
+    for (int64_t i = 0; i < n; i++) {
+        float *to = g->patches[i];
+        for (int p = 0; p < PATCHES; p++) {
+            for (int k = 0; k < 3 * PATCH; k++, to += PATCH) { // (channel, row)
+                int row = p / ACROSS * PATCH + k % PATCH;
+                const float *from = pixels + ((i * 3 + k / PATCH) * SIDE + row) * SIDE;
+                memcpy(to, from + p % ACROSS * PATCH, PATCH * sizeof *to);
+            }
+        }
+        g->images[i] = (rv_view){g->patches[i], 1, ACROSS, ACROSS, NULL, PATCHES};
+    }
+}
+
 static golden *golden_open(int k) {
     golden *g = calloc(1, sizeof *g);
     g->f = open_file("golden/" NAME "/p%d.safetensors", k);
@@ -155,13 +189,16 @@ static golden *golden_open(int k) {
         g->id[i] = i + 1 < g->rows ? g->ids[i + 1] : -1;
     }
     const rv_safetensor *pixels = part(g, "pixel_values");
+    if (pixels) {
+        cut_images(g, pixels->data, pixels->dim[0]);
+    }
     g->logits = part(g, "logits")->data;
     g->logprobs = part(g, "logprobs")->data;
     g->weights = part(g, "weights")->data;
     g->b = (rv_batch){.ids = g->ids,
                       .cu = g->cu,
                       .n = 1,
-                      .pixels = pixels ? pixels->data : NULL,
+                      .images = g->images,
                       .n_images = pixels ? pixels->dim[0] : 0,
                       .ask_row = g->row,
                       .ask_id = g->id,
@@ -434,7 +471,7 @@ static void greedy_tokens_match(void **state) {
             feature[i] = g->ids[i] == 519 ? row++ : -1;
         }
         assert_int_equal(ids_of(part(g, "greedy"), want), 32);
-        must(rv_vlm_encode(t.m, features, g->b.pixels, g->b.n_images, &e), &e);
+        must(rv_vlm_encode(t.m, features, g->b.images, g->b.n_images, &e), &e);
         rv_extend x = {g->ids, feature, 20, 0, table, NULL};
         must(rv_vlm_extend(t.m, (rv_dev){0}, (rv_dev){0}, features, &x, 1, &e), &e);
         x = (rv_extend){g->ids + 20, feature + 20, g->prompt - 20, 20, table, NULL};

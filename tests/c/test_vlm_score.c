@@ -52,7 +52,7 @@ static void company_changes_nothing(void **state) {
         rv_batch one = {.ids = b->ids + b->cu[s],
                         .cu = cu,
                         .n = 1,
-                        .pixels = b->pixels + image * 192,
+                        .images = b->images + image,
                         .n_images = images,
                         .ask_row = rows,
                         .ask_id = ids,
@@ -104,7 +104,7 @@ static void walk(tiny *t, const tiny_batch *b, const tiny_scores *want, uint64_t
     must(t->be->alloc(t->ctx, &features, (size_t)(b->b.n_images * TINY_TOKENS) * 16 * 4, &e), &e);
     must(t->be->alloc(t->ctx, &logits, TINY_SEQS * TINY_VOCAB * 4, &e), &e);
     must(t->be->alloc(t->ctx, &hidden, TINY_SEQS * 16 * 4, &e), &e);
-    must(rv_vlm_encode(t->m, features, b->pixels, b->b.n_images, &e), &e);
+    must(rv_vlm_encode(t->m, features, b->images, b->b.n_images, &e), &e);
     int64_t compared = 0;
     for (int64_t left = b->b.n; left > 0;) {
         rv_extend x[TINY_SEQS];
@@ -227,10 +227,11 @@ static void wrong_batches_are_refused(void **state) {
     refuse(&t, &b->b, RV_EARG, "sequence 1, token 1: id 37 is outside 0 to 36");
     b->ids[0] = TINY_IMAGE;
     refuse(&t, &b->b, RV_ESHAPE,
-           "sequence 1 has 5 image tokens: wanted a multiple of 4, the rows of one image");
+           "sequence 1 has 5 image tokens, but its next 2 images have 8 rows");
     b->ids[0] = id;
     b->b.n_images = 1;
-    refuse(&t, &b->b, RV_ESHAPE, "sequence 2: its image tokens stand for image 2, but only 1 came");
+    refuse(&t, &b->b, RV_ESHAPE,
+           "sequence 2 has 4 image tokens, but the remaining 0 images have 0 rows");
     b->b.n_images = 3;
     refuse(&t, &b->b, RV_ESHAPE, "3 images came, but the sequences have tokens for 2");
     b->b.n_images = 2;

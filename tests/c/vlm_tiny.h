@@ -23,6 +23,9 @@ static inline rv_arch tiny_arch(void) {
     return (rv_arch){
         .vision = {.image_size = 8,
                    .patch = 4,
+                   .temporal = 1,
+                   .merge = 1,
+                   .positions = 2,
                    .width = 12,
                    .layers = 2,
                    .heads = 2,
@@ -45,7 +48,8 @@ static inline rv_arch tiny_arch(void) {
                  .rope_theta = 10000,
                  .max_positions = 512},
         .image_token = TINY_IMAGE,
-        .image_tokens = TINY_TOKENS};
+        .max_view_patches = TINY_TOKENS,
+        .max_view_rows = TINY_TOKENS};
 }
 
 // Everything switched on that the first one leaves out.
@@ -140,13 +144,14 @@ static inline void tiny_free(tiny *t) {
 }
 
 // A batch of `n` sequences of changing lengths; every third has no image, one has many.
-enum { TINY_SEQS = 9, TINY_ROWS = 400 };
+enum { TINY_SEQS = 9, TINY_ROWS = 400, TINY_VIEWS = 36 };
 
 typedef struct {
     rv_batch b;
     int32_t ids[TINY_ROWS], cu[TINY_SEQS + 1], ask_row[TINY_ROWS], ask_id[TINY_ROWS];
     int32_t value_row[TINY_SEQS], hidden_row[TINY_SEQS];
-    float pixels[4 * TINY_SEQS * 3 * 8 * 8];
+    rv_view images[TINY_VIEWS];
+    float patches[TINY_VIEWS][TINY_TOKENS * 3 * 4 * 4];
 } tiny_batch;
 
 static inline tiny_batch *tiny_batch_new(int64_t n, uint64_t seed) {
@@ -179,13 +184,16 @@ static inline tiny_batch *tiny_batch_new(int64_t n, uint64_t seed) {
             t->ask_id[b->n_ask++] = t->ids[at - i];
         }
     }
-    for (size_t i = 0; i < sizeof t->pixels / sizeof *t->pixels; i++) {
-        t->pixels[i] = (float)rv_rng_normal(&r);
+    for (size_t i = 0; i < TINY_VIEWS; i++) {
+        for (size_t k = 0; k < sizeof *t->patches / sizeof **t->patches; k++) {
+            t->patches[i][k] = (float)rv_rng_normal(&r);
+        }
+        t->images[i] = (rv_view){t->patches[i], 1, 2, 2, NULL, TINY_TOKENS};
     }
     b->ids = t->ids;
     b->cu = t->cu;
     b->n = n;
-    b->pixels = t->pixels;
+    b->images = t->images;
     b->ask_row = t->ask_row;
     b->ask_id = t->ask_id;
     b->value_row = t->value_row;

@@ -8,12 +8,12 @@ local IMAGE, ROWS = 30, 4
 
 local function arch()
   return {
-    vision = { image_size = 8, patch = 4, width = 12, layers = 2, heads = 2, mlp = 20, act = "quick_gelu",
+    vision = { image_size = 8, patch = 4, positions = 2, width = 12, layers = 2, heads = 2, mlp = 20, act = "quick_gelu",
       eps = 1e-5, class_token = true, pre_norm = true, drop_class = true },
     connector = { ["in"] = 12, hidden = 18, out = 16, act = "gelu", bias = true },
     text = { vocab = 37, width = 16, layers = 2, heads = 4, kv_heads = 2, head_dim = 6, mlp = 24, act = "silu",
       eps = 1e-5, rope_theta = 10000, max_positions = 512 },
-    image_token = IMAGE, image_tokens = ROWS,
+    image_token = IMAGE, max_view_patches = ROWS, max_view_rows = ROWS,
   }
 end
 
@@ -26,6 +26,10 @@ local function noise(shape, seed, scale)
     out[i] = string.pack("<f", scale * r:normal())
   end
   return slice.new { dtype = "F32", shape = shape, data = table.concat(out) }
+end
+
+local function view(seed)
+  return { patches = noise({ 4, 48 }, seed, 1), tiles = 1, h = 2, w = 2, rows = ROWS }
 end
 
 local function model(options, prepare)
@@ -47,7 +51,7 @@ end
 
 local function samples()
   return {
-    { ids = { 1, IMAGE, IMAGE, IMAGE, IMAGE, 2, 3 }, answer = { 4, 5, 6 }, pixels = { noise({ 3, 8, 8 }, 7, 1) } },
+    { ids = { 1, IMAGE, IMAGE, IMAGE, IMAGE, 2, 3 }, answer = { 4, 5, 6 }, images = { view(7) } },
     { ids = { 9, 8 }, answer = { 7, 1 } },
     { ids = { 5, 6, 7, 8 }, answer = {} },
   }
@@ -149,6 +153,16 @@ describe("score", function()
         m:score(s, options)
       end, message)
     end
+    local function refused_view(change, message)
+      local v = view(1)
+      for key, value in pairs(change) do
+        v[key] = value
+      end
+      refused({ { ids = { 1, IMAGE, IMAGE, IMAGE, IMAGE }, images = { v } } }, message)
+    end
+    local function order(list)
+      return { dtype = "I32", shape = { #list }, data = ("<" .. ("i4"):rep(#list)):pack(table.unpack(list)) }
+    end
     refused({ { ids = { 1 } }, { ids = {} } }, "sample 2: ids is empty")
     refused({ { ids = { 1, "x" } } }, "sample 1: ids[2]: wanted an integer of 0 or more, came x")
     refused({ 5 }, "sample 1: wanted a table, came number")
@@ -156,9 +170,16 @@ describe("score", function()
     refused({ { ids = { 1 }, positions = { 1 }, targets = {} } }, "sample 1: 1 positions, but 0 targets")
     refused({ { ids = { 1 }, positions = { 2 }, targets = { 3 } } }, "sample 1: positions[1] is 2: it has 1 tokens")
     refused({ { ids = { 1, IMAGE } } },
-      "sequence 1 has 1 image tokens: wanted a multiple of 4, the rows of one image")
-    refused({ { ids = { 1 }, pixels = { noise({ 3, 4, 4 }, 1, 1) } } },
-      "sample 1: pixels[1]: wanted F32 (3, 8, 8)")
+      "sequence 1 has 1 image tokens, but the remaining 0 images have 0 rows")
+    refused({ { ids = { 1, IMAGE }, images = { view(1) } } },
+      "sequence 1 has 1 image tokens, but its next 1 images have 4 rows")
+    refused({ { ids = { 1 }, images = { view(1) } } }, "1 images came, but the sequences have tokens for 0")
+    refused({ { ids = { 1 }, images = { 5 } } }, "sample 1: images[1]: wanted a view, came number")
+    refused_view({ patches = noise({ 4, 47 }, 1, 1) }, "sample 1: images[1]: patches: wanted F32 (4, 48)")
+    refused_view({ tiles = 0 }, "sample 1: images[1]: tiles: wanted a number from 1 to 16777216, came 0")
+    refused_view({ rows = 3 }, "image 1: 3 tokens without an order, but 4 feature rows")
+    refused_view({ h = 4, w = 1 }, "image 1: a grid of 4 x 1 patches: the tower takes 2 x 2 only")
+    refused_view({ order = order { 0, 1, 2, -1 } }, "image 1: order[4] is -1: wanted 0 to 3")
     refused({ { ids = { 1 }, answer = { 2 } } }, "temperature is 0: wanted a positive number", { temperature = 0 })
     assert.error_matches(function()
       m:score({ { ids = { 1 } } }, { value = true })
@@ -227,7 +248,11 @@ describe("a description", function()
     refused(function(a) a.vision.heads = 5 end, "vision%.heads %(5%) does not divide vision%.width %(12%)")
     refused(function(a) a.text.width = nil end, "text%.width is 0: wanted a number from 1")
     refused(function(a) a.text.width = 17 end, "connector%.out is 16, but text%.width is 17")
-    refused(function(a) a.image_tokens = 5 end, "image_tokens is 5, but the vision tower gives 4 rows")
+    refused(function(a) a.max_view_rows = nil end, "max_view_rows is 0: wanted a number from 1")
+    refused(function(a) a.vision.full = { 2 } end, "vision%.full names layers, but vision%.window is 0")
+    refused(function(a) a.vision.full = { 64 } end, "vision%.full%[1%]: wanted a layer from 0 to 63, came 64")
+    refused(function(a) a.connector.norm = "batch" end, "connector%.norm: no such choice: 'batch'")
+    refused(function(a) a.text.mrope = { 1, 2 } end, "text%.mrope: wanted three integers, came table")
     refused(function(a) a.text.vocab = "x" end, "text%.vocab: wanted an integer, came string")
     refused(function(a) a.text.wdith = 1 end, "unknown option 'wdith' %(did you mean 'width'%?%)")
     refused(function(a) a.vision.act = "tanh" end, "vision%.act: no such choice: 'tanh'")

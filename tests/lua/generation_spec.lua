@@ -131,7 +131,7 @@ describe("model:generator", function()
       { { ids = { 1 }, max_new_tokens = 200 },
         "request: a prompt of 1 tokens and an answer of up to 200 are more than max_tokens 120" },
       { { ids = { 1, 3 }, max_new_tokens = 2 },
-        "request: 1 image placeholders in the prompt, but 0 images of 4 rows" },
+        "request: 1 image placeholders in the prompt, but 0 rows of 0 images" },
       { { ids = { 1, "x" } }, "ids: entry 2: wanted an id, came x" },
       { { ids = { 1 }, max_new_tokens = 2, top_k = 1.5 }, "top_k: wanted a whole number, came 1.5" },
     }

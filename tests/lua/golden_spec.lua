@@ -1,9 +1,11 @@
 -- The model against transformers' values of tests/golden (see make_golden.py there).
+package.path = "tests/lua/?.lua;" .. package.path
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
 local tensor = require "rl4vlm.tensor"
 local vlm = require "rl4vlm.vlm"
+local views = require "support.views"
 
 local root = "tests/golden/"
 local parts = { "vision", "connector", "language", "head" }
@@ -14,18 +16,14 @@ end
 
 local function golden(case)
   local file = safetensors.open(root .. case .. "/golden.safetensors")
-  local prompts = {}
+  local config, prompts = json.decode(fs.read_file(root .. case .. "/config.json")), {}
   for k = 0, 2 do
     local pixels, all = file:get(("p%d.pixels"):format(k)), {}
     if pixels then
-      local shape = pixels:shape()
-      local bytes = 3 * shape[3] * shape[4] * 4
-      for i = 1, shape[1] do
-        all[i] = require("rl4vlm.slice").new { dtype = "F32", shape = { 3, shape[3], shape[4] },
-          data = pixels:data():sub((i - 1) * bytes + 1, i * bytes) }
-      end
+      local class = config.vision_feature_select_strategy == "full" and 1 or 0
+      all = views.of_pixels(pixels, config.vision_config.patch_size, class)
     end
-    prompts[k + 1] = { ids = file:get(("p%d.ids"):format(k)):list(), pixels = all,
+    prompts[k + 1] = { ids = file:get(("p%d.ids"):format(k)):list(), images = all,
       answer = file:get(("p%d.answer"):format(k)):list(), weights = floats(file:get(("p%d.weights"):format(k))),
       logits = floats(file:get(("p%d.logits"):format(k))), logprobs = floats(file:get(("p%d.logprobs"):format(k))),
       adapter_logprobs = floats(file:get(("adapter.p%d.logprobs"):format(k))),
@@ -46,7 +44,7 @@ end
 local function samples_of(prompts)
   local samples, weights = {}, {}
   for i, p in ipairs(prompts) do
-    samples[i] = { ids = p.ids, answer = p.answer, pixels = p.pixels }
+    samples[i] = { ids = p.ids, answer = p.answer, images = p.images }
     table.move(p.weights, 1, #p.weights, #weights + 1, weights)
   end
   return samples, tensor.new(weights, { dtype = "f32" })
@@ -107,7 +105,7 @@ for _, case in ipairs { "mistral", "llama3" } do
     it("has the same logits", function()
       for _, p in ipairs(prompts) do
         local ids = table.move(p.answer, 1, #p.answer, #p.ids + 1, table.move(p.ids, 1, #p.ids, 1, {}))
-        local worst, largest = furthest(model.core:logits(ids, p.pixels):list(), p.logits)
+        local worst, largest = furthest(model.core:logits(ids, p.images):list(), p.logits)
         assert.is_true(worst <= 2e-5 * largest + 1e-4)
       end
     end)
@@ -125,10 +123,10 @@ for _, case in ipairs { "mistral", "llama3" } do
         blocks = model.kv_blocks, banned = model.image_token })
       for i, p in ipairs(prompts) do
         local hashes = {}
-        for k = 1, #p.pixels do
+        for k = 1, #p.images do
           hashes[k] = ("%15d%1d"):format(i, k)
         end
-        assert.equal(i, generator:submit { ids = p.ids, pixels = p.pixels, hashes = hashes, max_new = #p.greedy,
+        assert.equal(i, generator:submit { ids = p.ids, images = p.images, hashes = hashes, max_new = #p.greedy,
           temperature = 0 })
       end
       for _ = 1, 200 do
