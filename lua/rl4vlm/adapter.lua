@@ -15,7 +15,7 @@ local M = {}
 local config_file, weights_file = "adapter_config.json", "adapter_model.safetensors"
 
 -- Linear layers of the decoder: what an adapter stands beside when nothing else is asked for.
-M.default_targets = [[.*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)]]
+M.default_targets = [[.*(language_model|text_model).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)]]
 
 -- ---- which modules ----
 
@@ -156,6 +156,7 @@ end
 ---@field weights userdata? the open safetensors; nil for one made from nothing
 ---@field names table<string, string>  role of each adapter tensor -> its name in the file
 ---@field whole table<string, string>  roles whose whole tensors the adapter replaces -> name
+---@field idle string[]?   tensors of the file beside layers that the model does not run
 
 ---Opens an adapter's folder and checks its settings.
 ---@param dir string
@@ -195,9 +196,11 @@ local function roles_by_path(family, params)
   return map
 end
 
--- Sorts the file's tensors: pairs[role] = {a = name, b = name}, whole[role] = name; others are unknown.
-local function sort_tensors(adapter, family, params)
+-- Sorts the file's tensors: pairs[role] = {a = name, b = name}, whole[role] = name; others are unknown, or stand
+-- beside layers that the model does not run.
+local function sort_tensors(adapter, family, arch, params)
   local by_name, pairs_of, whole, unknown = roles_by_path(family, params), {}, {}, {}
+  adapter.idle = {}
   for _, name in ipairs(adapter.weights:names()) do
     local path = name:gsub("^base_model%.model%.", "")
     local module, which = path:match("^(.*)%.lora_([AB])%.weight$")
@@ -207,13 +210,15 @@ local function sort_tensors(adapter, family, params)
       pairs_of[param.role][which:lower()] = name
     elseif param and not module then
       whole[param.role] = name
+    elseif family.unused((module or path:gsub("%.weight$", "")) .. ".weight", arch) then
+      adapter.idle[#adapter.idle + 1] = name
     else
       unknown[#unknown + 1] = name
     end
   end
   if #unknown > 0 then
-    error(("%s/%s: %d tensors fit no linear layer of the model, the first is %s"):format(adapter.dir,
-      weights_file, #unknown, unknown[1]), 0)
+    error(("%s/%s: %d tensors fit no linear layer of the model, the first is %s: is it an adapter of another base?")
+      :format(adapter.dir, weights_file, #unknown, unknown[1]), 0)
   end
   return pairs_of, whole
 end
@@ -237,11 +242,12 @@ end
 ---Puts an opened adapter beside the model's layers; its values are set by M.fill.
 ---@param adapter rl4vlm.Adapter
 ---@param family table
+---@param arch table
 ---@param core userdata
 ---@param train boolean
-function M.attach(adapter, family, core, train)
+function M.attach(adapter, family, arch, core, train)
   local params = core:params()
-  local pairs_of, whole = sort_tensors(adapter, family, params)
+  local pairs_of, whole = sort_tensors(adapter, family, arch, params)
   adapter.names, adapter.whole = {}, whole
   for _, param in ipairs(params) do
     local pair = pairs_of[param.role]
@@ -333,6 +339,9 @@ function M.save(dir, adapter, core)
     for role, name in pairs(names) do
       tensors[name] = core:get(role)
     end
+  end
+  for _, name in ipairs(adapter.idle or {}) do
+    tensors[name] = adapter.weights:get(name)
   end
   safetensors.write(dir .. "/" .. weights_file, tensors, { format = "pt" })
   local ok, err = fs.write_atomic(dir .. "/" .. config_file, json.pretty(adapter.config))

@@ -75,8 +75,8 @@ local function refuse_other_weights(dir)
   for _, name in ipairs(fs.list(dir) or {}) do
     local kind = name:match("%.(bin)$") or name:match("%.(pth?)$") or name:match("%.(ckpt)$")
     if kind then
-      error(("%s holds %s, a pickle, which is not read because reading one can run code from it. Convert it once:\n%s"):format(
-        dir, name, convert:format(dir, kind, dir)), 0)
+      error(("%s holds %s, a pickle, which is not read because reading one can run code from it. Convert it once:\n%s")
+        :format(dir, name, convert:format(dir, kind, dir)), 0)
     end
   end
   error(("%s: wanted model.safetensors or model.safetensors.index.json, found neither"):format(dir), 0)
@@ -358,11 +358,11 @@ local function write_tensors(self, core, path, specs)
   local name = writer:next()
   while name do
     local role = self.role_of[name]
-    local slice = role and self.changed[role] and core:get(role) or self.weights:get(name)
-    if slice:dtype() ~= specs[name].dtype then
-      slice = slice:convert(specs[name].dtype)
+    local values = role and self.changed[role] and core:get(role) or self.weights:get(name)
+    if values:dtype() ~= specs[name].dtype then
+      values = values:convert(specs[name].dtype)
     end
-    writer:put(slice)
+    writer:put(values)
     name = writer:next()
   end
   writer:commit()

@@ -3,8 +3,8 @@ local M = {}
 
 local budget = 64 * 1024 * 1024 -- bytes; twice as much is held at the most
 
----Makes a function image -> what `make` gives for it, that remembers. Two generations: what has not been asked for since
----the older one was filled is forgotten.
+---Makes a function image -> what `make` gives for it, that remembers. Two generations: what has not been
+---asked for since the older one was filled is forgotten.
 ---@param make fun(image: rl4vlm.Image): any, integer  with its bytes
 ---@return fun(image: rl4vlm.Image): any
 function M.new(make)

@@ -57,7 +57,8 @@ end
 -- Rows that the tower and the connector give for a layout.
 local function features(arch, layout)
   local v = arch.vision
-  return layout.tiles * ((layout.h // v.merge) * (layout.w // v.merge) + (v.class_token and not v.drop_class and 1 or 0))
+  local class = v.class_token and not v.drop_class and 1 or 0
+  return layout.tiles * ((layout.h // v.merge) * (layout.w // v.merge) + class)
 end
 
 -- Which feature rows the image's tokens take, and how many they are.

@@ -128,16 +128,6 @@ local function check_base(base, parts)
   end
 end
 
--- The numbers of the model with the largest view that sequences of `max_tokens` can hold.
-local function sized(self, max_tokens)
-  local arch = {}
-  for key, value in pairs(self.arch) do
-    arch[key] = value
-  end
-  arch.max_view_patches, arch.max_view_rows = self.views:most(max_tokens)
-  return arch
-end
-
 -- What core.new wants to know, the longest sequence, and the model's numbers for such.
 local function core_options(self, options)
   check_base(options.base, options.train)
@@ -155,7 +145,7 @@ local function core_options(self, options)
     recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
     kv_blocks = cache_blocks(options.slots or 0, max_tokens, source.arch.text),
   }
-  local arch = sized(self, max_tokens)
+  local arch = self:arch_for(max_tokens)
   if learns and not options.max_rows then
     o.max_rows = pick_rows(arch, o, o.max_rows)
   end
@@ -165,7 +155,7 @@ end
 -- The adapter to put beside the base: a loaded one, a fresh one, or none.
 local function attach(self, options, opened)
   if opened and not options.lora then
-    adapter.attach(opened, self.family, self.core, options.train_adapter or false)
+    adapter.attach(opened, self.family, self.arch, self.core, options.train_adapter or false)
     return opened
   elseif options.lora then
     return adapter.create(self.family, self.core, options.lora, self.dir)
@@ -246,6 +236,18 @@ function M.open(name, adapter_name, options)
   return describe(checkpoint.open(dir, options.config_only), opened, options.image)
 end
 
+---The numbers of the model with the largest view that sequences of `max_tokens` can hold.
+---@param max_tokens integer
+---@return table arch
+function Model:arch_for(max_tokens)
+  local arch = {}
+  for key, value in pairs(self.arch) do
+    arch[key] = value
+  end
+  arch.max_view_patches, arch.max_view_rows = self.views:most(max_tokens)
+  return arch
+end
+
 ---Bytes that the model would take with these options; nothing is taken.
 ---@param options rl4vlm.vlm.Options
 ---@return table  bytes by name
@@ -253,7 +255,7 @@ function Model:plan_for(options)
   check_options(options, known_options)
   local o, _, arch = core_options(self, options)
   local probe <close> = core.new(arch, o)
-  attach({ core = probe, family = self.family, dir = self.dir }, options, self.opened_adapter)
+  attach({ core = probe, family = self.family, arch = self.arch, dir = self.dir }, options, self.opened_adapter)
   return probe:plan()
 end
 
@@ -334,7 +336,7 @@ local function spelled(self, text, mark, images)
     end
   end
   if found ~= #images then
-    error(("the prompt has %d of %s, but %d images are given"):format(found, mark, #images), 0)
+    error(("images: wanted %d, as often as the prompt has %s, came %d"):format(found, mark, #images), 0)
   end
   out[#out + 1] = text:sub(from)
   return table.concat(out), rows

@@ -67,11 +67,14 @@ describe("a model's folder", function()
   end)
 
   it("names the field that is wrong", function()
+    local known = "DIR/config.json: model_type: wanted a family with a descriptor in models/ (idefics3, llava, "
+      .. "llava_llama, llava_mistral, llava_next, llava_original, qwen2_5_vl, qwen2_vl, smolvlm), came "
     local cases = {
       { function(c) c.model_type = "bert" end,
-        "DIR/config.json: model_type: wanted a family with a descriptor in models/ (llava), came bert" },
+        known .. "bert" },
+      { function(c) c.model_type = "qwen2vl" end, known .. "qwen2vl (did you mean qwen2_vl?)" },
       { function(c) c.model_type = "../llava" end,
-        "DIR/config.json: model_type: wanted a family with a descriptor in models/ (llava), came ../llava" },
+        known .. "../llava" },
       { function(c) c.vision_feature_layer = { -2, -3 } end,
         "DIR/config.json: vision_feature_layer: wanted one layer (several are not supported), came a list" },
       { function(c) c.vision_feature_layer = -9 end,
@@ -88,8 +91,8 @@ describe("a model's folder", function()
         "DIR/config.json: text_config: rms_norm_eps: wanted a positive number, came -1" },
       { function(c) c.text_config.model_type = "gpt2" end,
         'DIR/config.json: text_config: model_type: wanted one of llama, mistral, came "gpt2"' },
-      { function(c) c.text_config.rope_parameters.rope_type = "yarn" end,
-        'DIR/config.json: text_config: rope_parameters: rope_type: wanted default, linear or llama3, came "yarn"' },
+      { function(c) c.text_config.rope_parameters.rope_type = "longrope" end,
+        'DIR/config.json: text_config: rope_parameters: rope_type: wanted default, linear, llama3 or yarn, came "longrope"' },
       { function(c) c.vision_config = 3 end, "DIR/config.json: vision_config: wanted an object, came 3" },
       { function(c) c.vision_config.model_type = "siglip" end,
         'DIR/config.json: vision_config: model_type: wanted "clip_vision_model", came "siglip"' },
@@ -162,7 +165,7 @@ describe("a model's folder", function()
       c.text_config = { rope_theta = 5000, rope_scaling = { type = "linear", factor = 2.0 } }
     end).text
     assert.same({ 5000, "linear", 2, 32 }, { old.rope_theta, old.rope, old.rope_factor, old.kv_heads })
-    assert.equal(577, arch(function(c) c.vision_feature_select_strategy = "full" end).image_tokens)
+    assert.is_false(arch(function(c) c.vision_feature_select_strategy = "full" end).vision.drop_class)
   end)
 
   it("is replaced whole or not at all", function()
@@ -273,7 +276,8 @@ describe("an adapter", function()
       { function(_, t) t[a] = nil end, "DIR/adapter_model.safetensors: " .. a:gsub("_A", "_B")
         .. ": wanted both lora_A and lora_B" },
       { function(_, t) t["base_model.model.x.lora_A.weight"] = t[a] end, "DIR/adapter_model.safetensors: 1 tensors "
-        .. "fit no linear layer of the model, the first is base_model.model.x.lora_A.weight" },
+        .. "fit no linear layer of the model, the first is base_model.model.x.lora_A.weight: is it an adapter of another "
+        .. "base?" },
       { function(c) c.base_model_name_or_path = json.null end, "DIR/adapter_config.json: base_model_name_or_path: "
         .. "wanted the base model's folder, came none" },
     }

@@ -231,8 +231,10 @@ describe("the tools", function()
       { { prompt_ids = 7 }, "prompt_ids: wanted a list, came 7" },
       { { prompt_ids = json.list {} }, "prompt_ids: wanted at least one id, came none" },
       { { prompt = 7 }, "prompt: wanted text, came 7" },
-      { { prompt = "<image> x" }, "images: wanted 1, by the 4 image tokens in the prompt, came 0" },
-      { { prompt = "x", images = { "1.png" } }, "images: wanted 0, by the 0 image tokens in the prompt, came 1" },
+      { { prompt = "<image> x" }, "images: wanted 1, as often as the prompt has <image>, came 0" },
+      { { prompt = "x", images = { "1.png" } }, "images: wanted 0, as often as the prompt has <image>, came 1" },
+      { { prompt_ids = { 1, 5 }, images = { "1.png" } }, "images: wanted 4 image tokens in the prompt, by the 1 images, "
+        .. "came 0" },
       { { prompt = "<image>", images = { "none.png" } },
         "images[1]: wanted an image file, came DIR/none.png, which is not there" },
       { { prompt = "<image>", images = { "q.jsonl" }, answer = "x" }, "images[1]: " },

@@ -93,7 +93,7 @@ local function qwen_window(t, layers)
   end
   local full = t:index("max_window_layers")
   if full > 0 and full < layers then
-    t:fail("max_window_layers", ("0 or at least %d, num_hidden_layers, where use_sliding_window is true"):format(layers),
+    t:fail("max_window_layers", ("0 or at least num_hidden_layers %d where use_sliding_window is true"):format(layers),
       full)
   end
   return full == 0 and t:count("sliding_window") or 0

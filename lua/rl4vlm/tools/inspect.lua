@@ -78,13 +78,14 @@ local function plans(model, o)
 end
 
 local function describe(model, o, name)
-  local probe = core.new(model.arch, {})
+  local arch = model:arch_for(o["max-tokens"])
+  local probe = core.new(arch, {})
   local params = probe:params()
   model.source:match(params)
   local size, parameters = model.source:size(), count(model, params)
   model.source.elements = parameters.total or parameters.used
-  local result = { model = name, dir = model.dir, family = model.family.name, arch = model.arch,
-    eos = json.list(model.eos), image_rows = select(2, model.views:most(o["max-tokens"])), parameters = parameters, adapter_parameters = adapter_elements(model),
+  local result = { model = name, dir = model.dir, family = model.family.name, arch = arch,
+    eos = json.list(model.eos), parameters = parameters, adapter_parameters = adapter_elements(model),
     stored = { bytes = size.bytes, dtypes = size.dtypes }, dtype = model:dtype_for(o.dtype),
     base = o.base or "none", slots = o.slots, max_tokens = o["max-tokens"], bytes = plans(model, o) }
   probe:close()
@@ -110,7 +111,7 @@ local function print_text(d)
   print_arch("connector", d.arch.connector, { "in", "hidden", "out", "act" })
   print_arch("text", d.arch.text, { "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "rope",
     "rope_theta", "tied", "window", "max_positions" })
-  print(("%-11s token %d, at most %d rows; end of sequence %s"):format("image", d.arch.image_token, d.image_rows,
+  print(("%-11s token %d, at most %d rows; end of sequence %s"):format("image", d.arch.image_token, d.arch.max_view_rows,
     table.concat(d.eos, ", ")))
   local p = d.parameters
   print(("%-11s %s in the files, %s run: vision %s, connector %s, language %s, head %s"):format("parameters",
