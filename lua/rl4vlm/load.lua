@@ -24,6 +24,12 @@ local function max_tokens(settings, opened)
   return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions)
 end
 
+local function open(settings, name)
+  local opened = require("rl4vlm.vlm").open(name, settings.adapter)
+  opened.template = settings.prompt.template
+  return opened
+end
+
 -- What vlm.load is asked for.
 local function options_of(settings, opened, o)
   local lora = o.train and settings.lora.r > 0
@@ -45,6 +51,7 @@ local function options_of(settings, opened, o)
     slots = o.slots or settings.slots,
     max_tokens = max_tokens(settings, opened),
     seed = settings.seed,
+    template = settings.prompt.template,
   }
 end
 
@@ -54,8 +61,7 @@ end
 ---@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil }
 ---@return table model
 function M.model(settings, name, o)
-  local vlm = require "rl4vlm.vlm"
-  return vlm.load(name, options_of(settings, vlm.open(name, settings.adapter), o))
+  return require("rl4vlm.vlm").load(name, options_of(settings, open(settings, name), o))
 end
 
 local FROZEN = { train = false, value_head = false, slots = 0 }
@@ -78,7 +84,7 @@ end
 ---@param settings rl4vlm.Settings
 ---@return table
 function M.plan(settings)
-  local model = require("rl4vlm.vlm").open(settings.model, settings.adapter)
+  local model = open(settings, settings.model)
   local function plan_for(o)
     local options = options_of(settings, model, o)
     options.adapter, options.seed = nil, nil

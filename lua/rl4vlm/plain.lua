@@ -20,6 +20,8 @@ function M.of(value)
     return plain_function(value)
   elseif type(value) ~= "table" then
     return value
+  elseif mt and mt.__name == "rl4vlm.prompt" and value.template then
+    return { text = tostring(value), template = value.template }
   elseif mt and (mt.__name == "rl4vlm.prompt" or mt.__name == "rl4vlm.schedule") then
     return tostring(value)
   end

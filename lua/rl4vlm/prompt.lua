@@ -2,6 +2,7 @@
 --
 -- The field `{image}` marks where the image stands. What never changes goes before it: prompts that
 -- begin with the same tokens share that part of the key/value cache.
+local fs = require "rl4vlm.fs"
 local suggest = require "rl4vlm.suggest"
 
 local M = {}
@@ -11,14 +12,45 @@ Prompt.__index = Prompt
 
 local FIELD = "{([%a_][%w_]*)}"
 
+---A chat template given in Jinja, or by the name of a file that holds it.
+---@param given string
+---@return string? source
+---@return string? err
+function M.template(given)
+  if given:find("{[{%%]") then
+    return given
+  end
+  local source, err = fs.read_file(given)
+  return source, not source and "wanted a chat template in Jinja, or a file with one: " .. err or nil
+end
+
+local function read_template(given)
+  if given == nil then
+    return nil
+  elseif type(given) ~= "string" then
+    error("prompt.template: wanted a text, got a " .. type(given), 3)
+  end
+  local source, err = M.template(given)
+  return source or error("prompt.template: " .. err, 3)
+end
+
 ---Makes a prompt template. A newline at the start and blanks at the end are dropped.
----@param text string
+---@param given string|table  the text, or {text, template = chat template in Jinja or its file}: the chat template
+---then stands above the checkpoint's
 ---@return rl4vlm.Prompt
-function M.new(text)
+function M.new(given)
+  local text = type(given) == "table" and given[1] or given
   if type(text) ~= "string" then
     error("prompt: wanted a text, got a " .. type(text), 2)
   end
   local self = { text = text:gsub("^\n", ""):gsub("%s+$", ""), names = {} }
+  for key, value in pairs(type(given) == "table" and given or {}) do
+    if key == "template" then
+      self.template = read_template(value)
+    elseif key ~= 1 then
+      error("prompt: " .. suggest.unknown("field", tostring(key), { "template" }), 2)
+    end
+  end
   for name in self.text:gmatch(FIELD) do
     self.names[#self.names + 1] = name
   end
@@ -76,6 +108,18 @@ function Prompt:halves(fields)
     error("prompt: {image} stands twice, wanted once", 0)
   end
   return text:sub(1, first - 1), text:sub(last + 1)
+end
+
+---A copy with another chat template above the checkpoint's.
+---@param source string
+---@return rl4vlm.Prompt
+function Prompt:with_template(source)
+  local copy = {}
+  for key, value in pairs(self) do
+    copy[key] = value
+  end
+  copy.template = source
+  return setmetatable(copy, Prompt)
 end
 
 function Prompt:__tostring()

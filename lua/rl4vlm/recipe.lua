@@ -4,6 +4,7 @@
 -- another (defaults, the recipe, its settings for this model, changes) and gives the settings of a
 -- run; plain.lua turns those into data for the manifest.
 local kinds = require "rl4vlm.kinds"
+local prompt = require "rl4vlm.prompt"
 local settings = require "rl4vlm.settings"
 local suggest = require "rl4vlm.suggest"
 
@@ -154,11 +155,24 @@ local ANSWER = {
   parse = { kind = kinds.choice { "json", "rl4vlm" } },
 }
 
+local function with_template(self, name, text)
+  local source, err = prompt.template(text)
+  if not source then
+    fail(self.name, name, err)
+  end
+  local copy = self:with {}
+  copy.changes.prompt = (copy.changes.prompt or self.prompt):with_template(source)
+  return copy
+end
+
 ---A copy with one field set from text ("algorithm.clip", "0.2"), read as the type it replaces.
 ---@param name string dotted name
 ---@param text string
 ---@return rl4vlm.Recipe
 function Recipe:set(name, text)
+  if name == "prompt.template" then
+    return with_template(self, name, text)
+  end
   local copy = self:with {}
   local algorithm = algorithm_of(self.name, self)
   local field = find_field(name, algorithm) or ANSWER[name:match("^answer%.(.+)$")]
@@ -181,7 +195,7 @@ function Recipe:set(name, text)
       ({ env = "env.rules", algorithm = "algorithm.clip" })[name] or name .. ".KEY"))
   elseif not field then
     local names = known_names(algorithm)
-    table.move({ "answer.cot", "answer.parse", "env.rules" }, 1, 3, #names + 1, names)
+    table.move({ "answer.cot", "answer.parse", "env.rules", "prompt.template" }, 1, 4, #names + 1, names)
     fail(self.name, nil, suggest.unknown("field", name, names))
   end
   local value, err = kinds.read(field, text)

@@ -302,6 +302,19 @@ end
 
 -- ---- prompts and images ----
 
+-- The text that stands for an image in a prompt.
+local function image_mark(self)
+  return self.tokenizer:token(self.image_token) or "<image>"
+end
+
+-- A template may itself write the beginning of text that the tokenizer adds: once is enough.
+local function begin_once(self, ids)
+  if ids[1] and ids[1] == ids[2] and self.tokenizer:is_special(ids[1]) then
+    table.remove(ids, 1)
+  end
+  return ids
+end
+
 -- Ids of a text with marks in it; a mark that is no token of the vocabulary parts texts that are encoded one by one,
 -- as LLaVA's authors did.
 local function encode(self, text, mark)
@@ -347,10 +360,10 @@ end
 ---@param images? table  list of images; their number must be that of the placeholders
 ---@return integer[]
 function Model:prompt(text, images)
-  local mark = self.tokenizer:token(self.image_token) or "<image>"
+  local mark = image_mark(self)
   local written, rows = spelled(self, text, mark, images or {})
   local ids, seen = {}, 0
-  for _, id in ipairs(encode(self, written, mark)) do
+  for _, id in ipairs(begin_once(self, encode(self, written, mark))) do
     if id == self.image_token then
       seen = seen + 1
       for _ = 1, rows[seen] do
@@ -396,8 +409,8 @@ function Model:chat(messages)
     self.chat_format = chat_template.open(self.dir, self.family.chat_template, self.template)
   end
   local text, items = self.chat_format:write(messages)
-  local mark = self.tokenizer:token(self.image_token)
-  local found = mark and placeholders(text, mark) or #items
+  local mark = image_mark(self)
+  local found = placeholders(text, mark)
   if found ~= #items then
     error(("%s: wrote %d times %s, but the messages have %d images"):format(self.chat_format.template.name, found, mark,
       #items), 0)
