@@ -1,4 +1,5 @@
-// tokenizer.h - text to token ids and back, from a Hugging Face tokenizer.json.
+// tokenizer.h - text to token ids and back, from a Hugging Face tokenizer.json (or the files that were
+// there before it).
 //
 // Encoding: cut out added tokens; normalize what is between; cut out added tokens that are looked
 // for in normal form; split into pieces; byte-pair encode each; put the template's tokens around.
@@ -17,7 +18,9 @@
 
 typedef struct rv_tokenizer rv_tokenizer;
 
-/// Reads DIR/tokenizer.json. Errors: RV_EFILE, RV_EFORMAT (file and place), RV_ENOMEM.
+/// Reads DIR/tokenizer.json, or where there is none, tokenizer.model or vocab.json with merges.txt
+/// and the small files beside them. Errors: RV_EFILE, RV_EFORMAT (file and place), RV_EUNSUPPORTED
+/// (older files that say what is not known), RV_ENOMEM.
 rv_status rv_tokenizer_load(rv_tokenizer **out, const char *dir, rv_err *e);
 
 /// Reads the content of a tokenizer.json; `name` stands in messages.

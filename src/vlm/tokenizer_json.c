@@ -6,6 +6,7 @@
 #include "file.h"
 #include "json.h"
 #include "mem.h"
+#include "tokenizer_files.h"
 #include "tokenizer_impl.h"
 
 static rv_status oom(const rv_tokenizer *t, rv_err *e) {
@@ -72,11 +73,14 @@ static rv_status read_added(rv_tokenizer *t, const json_t *list, rv_err *e) {
     const json_t *entry;
     size_t i;
     json_array_foreach(list, i, entry) {
-        rv_status s = rv_added_token_read(&t->added.token[t->added.n++], entry, e);
+        rv_added_token *a = &t->added.token[t->added.n++];
+        rv_status s = rv_added_token_read(a, entry, e);
         if (s != RV_OK) {
             rv_err_context(e, "added_tokens[%zu]", i);
             return s;
         }
+        int32_t known = rv_vocab_find(&t->vocab, a->content, a->n_content);
+        a->id = known >= 0 ? known : a->id; // as the original: the vocabulary's id counts
     }
     return rv_added_tokens_sort(&t->added, &t->normalizer, e);
 }
@@ -230,17 +234,12 @@ rv_status rv_tokenizer_load(rv_tokenizer **out, const char *dir, rv_err *e) {
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     json_t *root;
     rv_status s = rv_json_load(&root, path, e);
-    if (s == RV_OK) {
-        return from_json(out, root, path, e);
+    if (s != RV_EFILE) {
+        return s == RV_OK ? from_json(out, root, path, e) : s;
     }
-    rv_map m;
-    char other[4096];
-    snprintf(other, sizeof other, "%s/tokenizer.model", dir);
-    if (s == RV_EFILE && rv_map_open(&m, other, NULL) == RV_OK) {
-        rv_map_close(&m);
-        return RV_FAIL(e, RV_EUNSUPPORTED,
-                       "%s: wanted a tokenizer.json beside the tokenizer.model, which is not read",
-                       dir);
-    }
+    char *name;
+    RV_TRY(rv_tokenizer_gather(&root, &name, dir, e));
+    s = from_json(out, root, name, e);
+    free(name);
     return s;
 }
