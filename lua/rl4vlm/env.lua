@@ -142,6 +142,8 @@ function Env:step(action)
   end
   game.steps = game.steps + 1
   game.total_reward = game.total_reward + reward
+  local cap = self.options.max_steps
+  truncated = truncated or not terminated and cap > 0 and game.steps >= cap
   if truncated and self.options.limit_terminates then
     terminated, truncated = true, false
   end
@@ -247,7 +249,8 @@ end
 ---`def` holds: `name`; `actions` (list); `reset(self, rng, start)` -> game, a plain table (`start`
 ---holds the fields that the caller asked for); `step(self, game, action, rng)` -> reward,
 ---terminated, truncated (it changes `game`); `draw(self, game)` -> image; and optionally
----* `options`: switches and their defaults (`limit_terminates` is always there); `choices`: for an
+---* `options`: switches and their defaults (`limit_terminates`, and `max_steps`, after which an episode is
+---  truncated, are always there); `choices`: for an
 ---  option that is a word, the set of its values; `rules`: rule set -> the switches that it
 ---  changes ("intended" is the default set);
 ---* `observe(self, game)` -> what the prompt may say; `legal(self, game, action)`;
@@ -262,6 +265,7 @@ function M.define(def)
   rules.intended = rules.intended or {}
   local defaults = M.copy(def.options or {})
   defaults.limit_terminates = false
+  defaults.max_steps = defaults.max_steps or 1000
   local known = M.copy(defaults)
   known.rules = "intended"
   def.begin, def.leave = def.begin or nothing, def.leave or nothing

@@ -4,6 +4,7 @@
 -- another (defaults, the recipe, its settings for this model, changes) and gives the settings of a
 -- run; plain.lua turns those into data for the manifest.
 local kinds = require "rl4vlm.kinds"
+local place = require "rl4vlm.place"
 local prompt = require "rl4vlm.prompt"
 local settings = require "rl4vlm.settings"
 local suggest = require "rl4vlm.suggest"
@@ -87,13 +88,9 @@ local function algorithm_of(who, given)
   return require("rl4vlm." .. algorithm.name)
 end
 
----Makes a recipe. Every field is checked; a wrong one is an error that names the field, what was
----wanted, what came and, for an unknown name, the nearest known one.
----@param given table
----@return rl4vlm.Recipe
-function M.new(given)
+local function check(given)
   if type(given) ~= "table" then
-    error("recipe: wanted a table of fields, got " .. kinds.show(given), 2)
+    fail(nil, nil, "wanted a table of fields, got " .. kinds.show(given))
   end
   local who = type(given.name) == "string" and given.name or nil
   local algorithm = algorithm_of(who, given)
@@ -113,6 +110,18 @@ function M.new(given)
       fail(who, "by_model." .. tostring(model), "wanted a table of fields, got " .. kinds.show(overlay))
     end
     flatten(who, overlay, "", algorithm, {})
+  end
+end
+
+---Makes a recipe. Every field is checked; a wrong one is an error that names its line, the field, what was
+---wanted, what came and, for an unknown name, the nearest known one.
+---@param given table
+---@return rl4vlm.Recipe
+function M.new(given)
+  local ok, err = pcall(check, given)
+  if not ok then
+    local field = err:match("unknown field '([%w_.]+)'") or err:match("^recipe[^:]*: ([%w_.]+): ")
+    error(place.of(M.new, field) .. err, 0)
   end
   local self = { changes = {} }
   for key, value in pairs(given) do

@@ -6,6 +6,8 @@
 
 #include <stb_truetype.h>
 
+#include "utf8.h"
+
 extern const unsigned char rv_font_sans[], rv_font_bold[];
 
 enum { SLOTS = 1024, KEEP_BELOW = 128 * 128 }; // drawn glyphs kept, and their largest area
@@ -50,25 +52,13 @@ void rv_font_free(rv_font *f) {
     free(f);
 }
 
-size_t rv_utf8_next(const char *text, size_t n, uint32_t *code) {
-    const unsigned char *s = (const unsigned char *)text;
-    size_t len = s[0] < 0x80 ? 1 : s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
-    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-    *code = 0xFFFD;
-    if (len > n || (s[0] >= 0x80 && s[0] < 0xC2) || s[0] > 0xF4) {
+// Reads one character; what is no UTF-8 is one byte of U+FFFD. Returns its length.
+static size_t next_char(const char *text, size_t n, uint32_t *code) {
+    size_t len = rv_utf8_read(text, n, code);
+    if (len == 0) {
+        *code = 0xFFFD;
         return 1;
     }
-    uint32_t c = len == 1 ? s[0] : s[0] & (0x7Fu >> len);
-    for (size_t i = 1; i < len; i++) {
-        if ((s[i] & 0xC0) != 0x80) {
-            return 1;
-        }
-        c = c << 6 | (s[i] & 0x3Fu);
-    }
-    if (c < smallest[len] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000)) {
-        return 1;
-    }
-    *code = c;
     return len;
 }
 
@@ -124,7 +114,7 @@ rv_status rv_font_draw(rv_font *f, rv_canvas *c, double x, double y, const char 
     n = n > RV_TEXT_MAX ? RV_TEXT_MAX : n;
     for (size_t i = 0; i < n;) {
         uint32_t code;
-        i += rv_utf8_next(text + i, n - i, &code);
+        i += next_char(text + i, n - i, &code);
         if (code == '\n') {
             pen = left;
             base += line;
@@ -157,7 +147,7 @@ rv_status rv_font_measure(rv_font *f, const char *text, size_t n, double size, d
     n = n > RV_TEXT_MAX ? RV_TEXT_MAX : n;
     for (size_t i = 0; i < n;) {
         uint32_t code;
-        i += rv_utf8_next(text + i, n - i, &code);
+        i += next_char(text + i, n - i, &code);
         if (code == '\n') {
             pen = 0;
             *h += line;
@@ -175,7 +165,7 @@ static bool ink_of(const rv_font *f, const char *text, size_t n, int box[4]) {
     bool any = false;
     for (size_t i = 0; i < n;) {
         uint32_t code;
-        i += rv_utf8_next(text + i, n - i, &code);
+        i += next_char(text + i, n - i, &code);
         int glyph = stbtt_FindGlyphIndex(&f->info, (int)code), b[4], advance, bearing;
         if (stbtt_GetGlyphBox(&f->info, glyph, &b[0], &b[1], &b[2], &b[3])) {
             b[0] += pen;
@@ -209,7 +199,7 @@ rv_status rv_font_fit(rv_font *f, rv_canvas *c, const double box[4], const char 
     double base = floor(box[1] + sy * ink[3] + 0.5);
     for (size_t i = 0; i < n;) {
         uint32_t code;
-        i += rv_utf8_next(text + i, n - i, &code);
+        i += next_char(text + i, n - i, &code);
         int glyph = stbtt_FindGlyphIndex(&f->info, (int)code), advance, bearing;
         const drawn *d = glyph_at(f, glyph, (float)sx, (float)sy);
         if (!d) {

@@ -33,7 +33,3 @@ rv_status rv_font_measure(rv_font *f, const char *text, size_t n, double size, d
 /// RV_ENOMEM.
 rv_status rv_font_fit(rv_font *f, rv_canvas *c, const double box[4], const char *text, size_t n,
                       rv_color color, rv_err *e);
-
-/// Decodes the character at `s` (n > 0 bytes left); returns its length. What is no UTF-8 is one
-/// byte of U+FFFD.
-size_t rv_utf8_next(const char *s, size_t n, uint32_t *code);

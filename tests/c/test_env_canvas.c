@@ -202,33 +202,6 @@ static void test_text(void **state) {
     rv_font_free(font);
 }
 
-static void test_utf8(void **state) {
-    (void)state;
-    static const struct {
-        const char *s;
-        size_t n, len;
-        uint32_t code;
-    } cases[] = {
-        {"A", 1, 1, 'A'},
-        {"\xc3\xa9", 2, 2, 0xE9},
-        {"\xe2\x99\xa0", 3, 3, 0x2660},
-        {"\xf0\x9f\x82\xa1", 4, 4, 0x1F0A1},
-        {"\xc3", 1, 1, 0xFFFD},
-        {"\xc0\x80", 2, 1, 0xFFFD},
-        {"\xed\xa0\x80", 3, 1, 0xFFFD},
-        {"\xf5\x80\x80\x80", 4, 1, 0xFFFD},
-        {"\x80", 1, 1, 0xFFFD},
-        {"\xe2\x28\xa0", 3, 1, 0xFFFD},
-        {"\xf4\x90\x80\x80", 4, 1, 0xFFFD},
-        {"", 1, 1, 0},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        uint32_t code;
-        assert_int_equal(rv_utf8_next(cases[i].s, cases[i].n, &code), cases[i].len);
-        assert_int_equal(code, cases[i].code);
-    }
-}
-
 // A long line of rubbish costs no more than its first RV_TEXT_MAX bytes.
 static void test_rubbish(void **state) {
     (void)state;
@@ -249,9 +222,10 @@ static void test_rubbish(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rect), cmocka_unit_test(test_areas), cmocka_unit_test(test_clipping),
-        cmocka_unit_test(test_fuzz), cmocka_unit_test(test_blit),  cmocka_unit_test(test_images),
-        cmocka_unit_test(test_text), cmocka_unit_test(test_utf8),  cmocka_unit_test(test_rubbish),
+        cmocka_unit_test(test_rect),     cmocka_unit_test(test_areas),
+        cmocka_unit_test(test_clipping), cmocka_unit_test(test_fuzz),
+        cmocka_unit_test(test_blit),     cmocka_unit_test(test_images),
+        cmocka_unit_test(test_text),     cmocka_unit_test(test_rubbish),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

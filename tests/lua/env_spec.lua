@@ -58,6 +58,8 @@ describe("options", function()
     { "points24", { rules = "rl4vl" }, "points24: unknown rules 'rl4vl' %(did you mean 'rl4vlm'%?%)$" },
     { "points24", { stale_prompt = 1 },
       "points24: option 'stale_prompt' wants a boolean, got number %(1%)$" },
+    { "points24", { colour = 1 }, "points24: unknown option 'colour' %(known: blank_tokens, clip_formula, "
+      .. "limit_terminates, max_steps, python_eval, rules, stale_prompt%)$" },
     { "blackjack", { expert_goal = "wins" },
       "blackjack: unknown expert_goal 'wins' %(did you mean 'win'%?%)$" },
   }
@@ -70,7 +72,7 @@ describe("options", function()
   it("set single switches over a rule set", function()
     local e = new("points24", { rules = "rl4vlm", stale_prompt = false })
     assert.same({ blank_tokens = true, clip_formula = true, python_eval = true, stale_prompt = false,
-      limit_terminates = false }, e.options)
+      limit_terminates = false, max_steps = 1000 }, e.options)
     assert.equal("rl4vlm", e.rules)
   end)
 end)
@@ -256,6 +258,33 @@ describe("legal actions", function()
     assert.same({ -1, "10+3" }, { reward, table.concat(info.state.formula) })
     _, reward, _, _, info = e:step("10")
     assert.same({ 0, "10+310", 2 }, { reward, table.concat(info.state.formula), info.steps - 3 })
+  end)
+end)
+
+describe("an environment that never ends", function()
+  local module = require("rl4vlm.env").define {
+    name = "endless", actions = { "on" },
+    reset = function() return {} end,
+    step = function() return 0, false, false end,
+    draw = function() return require("rl4vlm.image").new(4, 4) end,
+  }
+
+  local function ends(options)
+    local e = module.new(options)
+    e:reset { seed = 1 }
+    for step = 1, 3000 do
+      local _, _, terminated, truncated = e:step("on")
+      if terminated or truncated then
+        return step, terminated, truncated
+      end
+    end
+  end
+
+  it("is cut off after max_steps", function()
+    assert.same({ 1000, false, true }, { ends() })
+    assert.same({ 7, false, true }, { ends { max_steps = 7 } })
+    assert.same({ 7, true, false }, { ends { max_steps = 7, limit_terminates = true } })
+    assert.is_nil(ends { max_steps = 0 })
   end)
 end)
 

@@ -25,10 +25,11 @@ describe("options.parse", function()
   end)
 
   it("says what is wrong", function()
+    local known = " (known: --model, --episodes, --temperature, --device, --set, --compare, --json)"
     local cases = {
       [{ "--episods", "3" }] = "unknown option '--episods' (did you mean '--episodes'?)",
-      [{ "--xyzzy" }] = "unknown option '--xyzzy'",
-      [{ "-j" }] = "unknown option '-j'",
+      [{ "--xyzzy" }] = "unknown option '--xyzzy'" .. known,
+      [{ "-j" }] = "unknown option '-j'" .. known,
       [{ "--episodes", "many" }] = "--episodes wants a whole number, got 'many'",
       [{ "--episodes", "1.5" }] = "--episodes wants a whole number, got '1.5'",
       [{ "--episodes" }] = "--episodes wants a value: --episodes N",

@@ -135,6 +135,27 @@ describe("recipe", function()
     end, 'recipe: wanted a table of fields, got "x"', 1, true)
   end)
 
+  it("says in which line of which file, called by return or not", function()
+    local path = os.tmpname()
+    local head = 'local rl = require "rl4vlm"\n-- return rl.recipe {\n'
+    local body = "rl.recipe {\n  name = 'demo',\n  env = { 'walk' },\n  prompt = rl.prompt 'x',\n"
+      .. "  answer = rl.json_answer { 'action' },\n  schedule = {\n    env_steps = 3,\n    rollout = -3,\n  },\n}\n"
+    -- luacheck: globals arg
+    local script = arg[0]
+    for _, case in ipairs { { "return " .. body, 10 }, { "local r = " .. body .. "return r\n", 10 },
+      { "return " .. body:gsub("  env = [^\n]*\n", ""):gsub("%-3", "3"), 3 } } do
+      local f = assert(io.open(path, "w"))
+      f:write(head, case[1])
+      f:close()
+      arg[0] = path
+      local ok, err = pcall(assert(loadfile(path)))
+      arg[0] = script
+      assert.is_false(ok)
+      assert.equal(("%s:%d: recipe demo: "):format(path, case[2]), err:match("^[^:]*:%d+: recipe demo: "))
+    end
+    os.remove(path)
+  end)
+
   local texts = {
     { "algorithm.clp", "1", "recipe demo: unknown field 'algorithm.clp' (did you mean 'algorithm.clip'?)" },
     { "schedule", "1", "recipe demo: unknown field 'schedule'" },
