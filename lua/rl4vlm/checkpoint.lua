@@ -9,6 +9,7 @@ local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
 local slice = require "rl4vlm.slice"
+local tower_files = require "rl4vlm.tower_files"
 
 local M = {}
 
@@ -92,6 +93,18 @@ local function open_weights(dir, optional)
   return not optional and refuse_other_weights(dir) or nil
 end
 
+-- The vision tower's folder in the model's, where there is one: its config.json; its tensors join files without them.
+local function join_tower(self)
+  local prefix, dir = self.family.tower_prefix, self.dir .. "/vision_tower"
+  if not prefix or not fs.exists(dir .. "/config.json") then
+    return nil
+  end
+  if self.weights and not self.weights:info(prefix .. "vision_model.embeddings.class_embedding") then
+    self.weights = tower_files.join(self.weights, (open_weights(dir)), prefix)
+  end
+  return (read_json(dir .. "/config.json"))
+end
+
 ---Reads everything of a folder but the numbers. Raises, naming the file and what is wrong with it.
 ---@param dir string
 ---@param config_only? boolean  a folder without weights will do
@@ -105,9 +118,10 @@ function M.open(dir, config_only)
   self.config, self.config_text = read_json(where)
   self.family = families.of(self.config, where)
   self.weights, self.sharded = open_weights(dir, config_only)
+  local tower = join_tower(self)
   self.arch = self.family.arch(self.config, where, self.weights and function(name)
     return self.weights:info(name) ~= nil
-  end)
+  end, tower)
   self.generation = optional_json(dir .. "/generation_config.json")
   self.eos = eos_of(dir, self.generation, self.config)
   return self

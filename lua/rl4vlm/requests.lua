@@ -70,10 +70,10 @@ local function is_text(x)
   return type(x) == "string"
 end
 
--- A check for ids of a model's vocabulary.
-local function id_check(vocab)
+-- A check for ids of a model's vocabulary; the image token may lie behind it.
+local function id_check(vocab, image_token)
   return function(x)
-    return math.type(x) == "integer" and x >= 0 and x < vocab
+    return math.type(x) == "integer" and (x >= 0 and x < vocab or x == image_token)
   end, ("an id from 0 to %d"):format(vocab - 1)
 end
 
@@ -152,7 +152,7 @@ local function read_prompt(model, line, where, folder)
   local field = only(line, where, { "prompt_ids", "prompt", "messages" }, true)
   local ids, text
   if field == "prompt_ids" then
-    ids = list(line, where, field, id_check(model.arch.text.vocab))
+    ids = list(line, where, field, id_check(model.arch.text.vocab, model.image_token))
     if #ids == 0 then
       fail(where, field, "at least one id", "none")
     end

@@ -57,7 +57,7 @@ def smolvlm_tokenizer():
 
 def llama_tokenizer():
     pre = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-    learned, merges = tok.learn(110, list("▁abcdefghijklmnopqrstuvwxyz0123456789"), pre)
+    learned, merges = tok.learn(270, list("▁abcdefghijklmnopqrstuvwxyz0123456789"), pre)
     order = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + sorted(learned, key=learned.get)
     vocab = {t: i for i, t in enumerate(order)}
     base, taken = tok.llama(), []

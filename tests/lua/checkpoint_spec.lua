@@ -68,7 +68,7 @@ describe("a model's folder", function()
 
   it("names the field that is wrong", function()
     local known = "DIR/config.json: model_type: wanted a family with a descriptor in models/ (idefics3, llava, "
-      .. "llava_llama, llava_mistral, llava_next, llava_original, qwen2_5_vl, qwen2_vl, smolvlm), came "
+      .. "llava_llama, llava_mistral, llava_next, qwen2_5_vl, qwen2_vl, smolvlm), came "
     local cases = {
       { function(c) c.model_type = "bert" end,
         known .. "bert" },

@@ -4,10 +4,10 @@ local host = require "rl4vlm.host"
 local M = {}
 
 ---The descriptors that come with the program, as files of models/.
-M.known = { "idefics3", "llava", "llava_next", "llava_original", "qwen2_5_vl", "qwen2_vl" }
+M.known = { "idefics3", "llava", "llava_llama", "llava_mistral", "llava_next", "qwen2_5_vl", "qwen2_vl" }
 
 -- Other names for what a descriptor describes.
-local others = { smolvlm = "idefics3", llava_mistral = "llava_original", llava_llama = "llava_original" }
+local others = { smolvlm = "idefics3" }
 
 -- Every model_type that is known, for messages.
 local function model_types()
@@ -27,7 +27,7 @@ function M.of(config, where)
   local model_type = config.model_type
   local name = type(model_type) == "string" and model_type:match("^[%w_]+$")
   -- LLaVA's authors wrote model_type "llava" too
-  local file = type(config.mm_vision_tower) == "string" and "llava_original" or others[name] or name
+  local file = name == "llava" and config.mm_vision_tower and "llava_llama" or others[name] or name
   local module = file and "models." .. file
   local found = module and (package.loaded[module] or package.searchpath(module, package.path))
   local family = found and require(module)

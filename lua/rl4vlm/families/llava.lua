@@ -13,7 +13,9 @@ local M = { patch_shape = vit.patch_shape }
 ---@return table arch
 function M.arch(c)
   decoder.check_plain(c)
-  local vision, text = vit.clip(c), decoder.nested(c)
+  local strategy = c:one_of("vision_feature_select_strategy", { "default", "full" }, "default")
+  local vision = vit.clip(c, c:sub("vision_config", nil, vit.clip_large), "vision_feature_layer", strategy == "default")
+  local text = decoder.nested(c)
   return {
     vision = vision, text = text,
     connector = { ["in"] = vision.width, hidden = text.width, out = text.width,

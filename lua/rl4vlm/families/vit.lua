@@ -12,7 +12,7 @@ local clip = { hidden_size = 768, intermediate_size = 3072, num_hidden_layers = 
   num_attention_heads = 12, image_size = 224, patch_size = 32, num_channels = 3,
   hidden_act = "quick_gelu", layer_norm_eps = 1e-5 }
 
----The tower of LLaVA: what a config without any vision_config means.
+---The tower of LLaVA: what a config without any vision_config means (openai/clip-vit-large-patch14-336).
 M.clip_large = { hidden_size = 1024, intermediate_size = 4096, num_hidden_layers = 24,
   num_attention_heads = 16, image_size = 336, patch_size = 14 }
 
@@ -39,32 +39,34 @@ local function plain(v)
   return arch, size
 end
 
--- Layers that are run for `vision_feature_layer`: hidden state k is the output of k layers.
-local function feature_layers(config, layers)
-  local index = config:get("vision_feature_layer", -2)
+-- Layers that are run for the feature layer under `key`: hidden state k is the output of k layers.
+local function feature_layers(config, key, layers)
+  local index = config:get(key, -2)
   if type(index) == "table" and #index == 1 then
     index = index[1]
   end
   if math.type(index) ~= "integer" then
-    config:fail("vision_feature_layer", "one layer (several are not supported)", index)
+    config:fail(key, "one layer (several are not supported)", index)
   end
   local run = index < 0 and layers + 1 + index or index
   if run < 1 or run > layers then
-    config:fail("vision_feature_layer", ("a layer of a tower with %d"):format(layers), index)
+    config:fail(key, ("a layer of a tower with %d"):format(layers), index)
   end
   return run
 end
 
 ---A CLIP tower as the LLaVA families use it: up to the feature layer, the class row dropped or kept.
 ---@param config rl4vlm.ConfigFields
+---@param v rl4vlm.ConfigFields  the tower's own
+---@param layer string  where the feature layer stands
+---@param drop_class boolean
 ---@return table arch.vision
-function M.clip(config)
-  local v = config:sub("vision_config", clip, M.clip_large)
+function M.clip(config, v, layer, drop_class)
+  v = v:with(clip)
   v:expect("model_type", "clip_vision_model", "clip_vision_model")
   local arch, size = plain(v)
-  arch.image_size, arch.layers = size, feature_layers(config, arch.layers)
-  arch.class_token, arch.pre_norm = true, true
-  arch.drop_class = config:one_of("vision_feature_select_strategy", { "default", "full" }, "default") == "default"
+  arch.image_size, arch.layers = size, feature_layers(config, layer, arch.layers)
+  arch.class_token, arch.pre_norm, arch.drop_class = true, true, drop_class
   return arch
 end
 

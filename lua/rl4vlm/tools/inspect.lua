@@ -111,8 +111,8 @@ local function print_text(d)
   print_arch("connector", d.arch.connector, { "in", "hidden", "out", "act" })
   print_arch("text", d.arch.text, { "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "rope",
     "rope_theta", "tied", "window", "max_positions" })
-  print(("%-11s token %d, at most %d rows; end of sequence %s"):format("image", d.arch.image_token, d.arch.max_view_rows,
-    table.concat(d.eos, ", ")))
+  print(("%-11s token %d, at most %d rows; end of sequence %s"):format("image", d.arch.image_token,
+    d.arch.max_view_rows, table.concat(d.eos, ", ")))
   local p = d.parameters
   print(("%-11s %s in the files, %s run: vision %s, connector %s, language %s, head %s"):format("parameters",
     p.total and commas(p.total) or "none", commas(p.used), commas(p.vision), commas(p.connector),
