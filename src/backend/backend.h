@@ -87,10 +87,6 @@ typedef enum {
     RV_ACT_RELU
 } rv_act;
 
-enum {
-    RV_WEIGHT_DX = 1
-}; // rv_weight.flags: the layer's input needs a gradient, keep what dX needs
-
 // A prepared weight matrix (N, K). `store` is the type its elements are kept in; `round_x` says
 // that the activations it meets are rounded to bf16 first (bf16 x bf16, fp32 sums). fp32: {F32,
 // false}; 16-bit files kept as they are with fp32 arithmetic: {BF16|F16, false}; --dtype bf16:
@@ -100,9 +96,8 @@ typedef struct {
     int64_t n, k;
     rv_dtype store;
     bool round_x;
-    int flags;
-    rv_dev fwd, dx;             // backend's layouts, memory owned by the caller
-    size_t fwd_bytes, dx_bytes; // filled by weight_size
+    rv_dev fwd;       // backend's layout, memory owned by the caller; dX reads it too
+    size_t fwd_bytes; // filled by weight_size
 } rv_weight;
 
 // LoRA beside a linear layer: y += scale * (x A^T) B^T, A (R, K), B (N, R), never merged.
@@ -191,9 +186,9 @@ typedef struct rv_backend {
     void (*usage)(const rv_ctx *c, size_t *now, size_t *peak);
 
     // ---- weights ----
-    /// Fills fwd_bytes and dx_bytes from n, k, store, round_x, flags.
+    /// Fills fwd_bytes from n, k, store, round_x.
     void (*weight_size)(rv_weight *w);
-    /// Fills w->fwd (and w->dx) from row-major (N, K) elements of type `t` (host).
+    /// Fills w->fwd from row-major (N, K) elements of type `t` (host).
     rv_status (*weight_prepare)(rv_ctx *c, rv_weight *w, const void *src, rv_dtype t, rv_err *e);
     /// Elements (fp32) of a master, gradient or optimiser-state buffer for w: N K rounded up to the
     /// backend's layout, padding zero and kept zero by every elementwise operation that maps 0 to
@@ -202,8 +197,8 @@ typedef struct rv_backend {
     /// Moves fp32 elements between row-major (host) and a master/gradient buffer's order.
     void (*weight_pack)(rv_ctx *c, const rv_weight *w, rv_dev master, const float *src);
     void (*weight_unpack)(rv_ctx *c, const rv_weight *w, float *dst, rv_dev master);
-    /// Refreshes w->fwd and w->dx after the optimiser changed `master`. With store F32 master may
-    /// be w->fwd itself (then only dx is made anew).
+    /// Refreshes w->fwd after the optimiser changed `master`, which with store F32 may be w->fwd
+    /// itself.
     void (*weight_refresh)(rv_ctx *c, rv_weight *w, rv_dev master);
     /// Reads the prepared weight back as fp32 row-major (host): for saving where there is no
     /// master.
@@ -213,7 +208,7 @@ typedef struct rv_backend {
     /// y (M, N) from x (M, K); see rv_linear. y must not alias x.
     void (*linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l);
     /// dx (M, K) = dy W (+ LoRA: scale (dy B) A); adds to dx when `add`. lora_g (M, R) receives
-    /// scale * dy B (needed with LoRA). Needs RV_WEIGHT_DX on w, a and b.
+    /// scale * dy B (needed with LoRA).
     void (*linear_dx)(rv_ctx *c, rv_dev dx, rv_dev dy, int64_t m, const rv_linear *l, rv_dev lora_g,
                       bool add);
     /// dw += dy^T x in the order of w's master buffer, rows ascending on top of what dw holds (so a

@@ -38,47 +38,6 @@ static void find_floor(rv_vlm *m) {
     }
 }
 
-static void need_dx(rv_vlm *m, const rv_layer *l, bool dx) {
-    if (l->weight < 0) {
-        return;
-    }
-    m->params[l->weight].w.flags |= dx ? RV_WEIGHT_DX : 0;
-    if (l->lora_a >= 0) {
-        bool learns = m->params[l->lora_a].info.trained;
-        m->params[l->lora_a].w.flags |= dx ? RV_WEIGHT_DX : 0;
-        m->params[l->lora_b].w.flags |= dx || learns ? RV_WEIGHT_DX : 0;
-    }
-}
-
-// Inside a block, whatever lies behind the queries, keys and values needs a gradient as soon as
-// something of the block is trained; they themselves only when something before it is.
-static void need_dx_tower(rv_vlm *m, const rv_tower *t) {
-    for (int i = 0; i < t->n_blocks; i++) {
-        const rv_block *b = &t->blocks[i];
-        for (int k = 0; k < RV_NLINEAR; k++) {
-            need_dx(m, &b->linear[k], k <= RV_V ? rv_vlm_flows(m, b->stage) : m->floor <= b->stage);
-        }
-    }
-}
-
-static void find_dx(rv_vlm *m) {
-    if (m->arch.vision.width) {
-        need_dx_tower(m, &m->vision);
-        bool norm = m->merge_norm.weight >= 0;
-        need_dx(m, &m->connector[0], rv_vlm_flows(m, m->stage_connector + norm));
-        need_dx(m, &m->connector[1], rv_vlm_flows(m, m->stage_connector + 2));
-    }
-    need_dx_tower(m, &m->text);
-    need_dx(m, &m->head, rv_vlm_flows(m, m->stage_head));
-    if (m->o.value_head) {
-        bool flows = rv_vlm_flows(m, m->stage_head);
-        bool learns = m->params[m->value[0].weight].info.trained;
-        for (int i = 0; i < 3; i++) {
-            need_dx(m, &m->value[i], flows || (learns && i > 0));
-        }
-    }
-}
-
 // ---- parameters ----
 
 static void lay_parameters(rv_vlm *m, rv_arena *a) {
@@ -87,9 +46,6 @@ static void lay_parameters(rv_vlm *m, rv_arena *a) {
         if (p->info.matrix) {
             m->be->weight_size(&p->w);
             p->w.fwd = rv_arena_bytes(&a[WEIGHTS], p->w.fwd_bytes);
-            if (p->w.dx_bytes) {
-                p->w.dx = rv_arena_bytes(&a[WEIGHTS], p->w.dx_bytes);
-            }
             p->elems = m->be->weight_elems(&p->w);
             p->value = !p->info.trained       ? (rv_dev){0}
                        : p->w.store == RV_F32 ? p->w.fwd
@@ -328,7 +284,6 @@ static void size_pieces(rv_vlm *m) {
 static void count_memory(rv_vlm *m, size_t bytes[N_ARENAS]) {
     rv_arena a[N_ARENAS] = {{0}};
     find_floor(m);
-    find_dx(m);
     size_pieces(m);
     lay_out(m, a);
     for (int i = 0; i < N_ARENAS; i++) {

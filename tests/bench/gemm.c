@@ -124,10 +124,9 @@ static problem problem_new(const bench *b, int64_t m, int64_t n, int64_t k, rv_d
                            bool round_x) {
     problem p = {
         .b = b, .m = m, .n = n, .k = k, .hx = noise(m * k), .hw = noise(n * k), .hy = noise(m * n)};
-    p.w = (rv_weight){.n = n, .k = k, .store = store, .round_x = round_x, .flags = RV_WEIGHT_DX};
+    p.w = (rv_weight){.n = n, .k = k, .store = store, .round_x = round_x};
     b->be->weight_size(&p.w);
     p.w.fwd = device(b, NULL, p.w.fwd_bytes);
-    p.w.dx = device(b, NULL, p.w.dx_bytes);
     b->be->weight_prepare(b->c, &p.w, p.hw, RV_F32, NULL);
     p.x = device(b, p.hx, (size_t)(m * k) * 4);
     p.y = device(b, p.hy, (size_t)(m * n) * 4);
@@ -137,7 +136,7 @@ static problem problem_new(const bench *b, int64_t m, int64_t n, int64_t k, rv_d
 }
 
 static void problem_free(problem *p) {
-    rv_dev all[] = {p->w.fwd, p->w.dx, p->x, p->y, p->dx, p->dw};
+    rv_dev all[] = {p->w.fwd, p->x, p->y, p->dx, p->dw};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         p->b->be->free(p->b->c, all[i]);
     }

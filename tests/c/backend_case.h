@@ -105,16 +105,12 @@ static inline void assert_near(const float *a, const double *b, int64_t n, doubl
 // A prepared weight from row-major data.
 static inline rv_weight weight_of(dev *d, const float *src, int64_t n, int64_t k, rv_dtype store,
                                   bool round_x) {
-    rv_weight w = {.n = n, .k = k, .store = store, .round_x = round_x, .flags = RV_WEIGHT_DX};
+    rv_weight w = {.n = n, .k = k, .store = store, .round_x = round_x};
     rv_err e;
     d->be->weight_size(&w);
     w.fwd = put(d, NULL, w.fwd_bytes);
-    w.dx = put(d, NULL, w.dx_bytes);
     assert_int_equal(d->be->weight_prepare(d->c, &w, src, RV_F32, &e), RV_OK);
     return w;
 }
 
-static inline void weight_drop(dev *d, rv_weight *w) {
-    d->be->free(d->c, w->fwd);
-    d->be->free(d->c, w->dx);
-}
+static inline void weight_drop(dev *d, rv_weight *w) { d->be->free(d->c, w->fwd); }

@@ -312,7 +312,6 @@ static void weights_go_in_and_out(void **state) {
         d.be->weight_refresh(d.c, &w, master);
         rv_weight fresh = weight_of(&d, next, N, K, t->store, t->round_x);
         assert_int_equal(memcmp((void *)w.fwd.addr, (void *)fresh.fwd.addr, w.fwd_bytes), 0);
-        assert_int_equal(memcmp((void *)w.dx.addr, (void *)fresh.dx.addr, w.dx_bytes), 0);
         d.be->free(d.c, master);
         weight_drop(&d, &w), weight_drop(&d, &fresh);
         dev_close(&d);

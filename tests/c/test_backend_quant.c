@@ -34,7 +34,7 @@ static void check_golden(const rv_safetensors *s, const char *name) {
     float *nf4 = floats_of(s, name, ".nf4"), *back = malloc((size_t)(n * k) * sizeof *back);
     dev d = dev_open(rv_backend_cpu(), 2);
     for (int i = 0; i < 2; i++) {
-        rv_weight w = {.n = n, .k = k, .store = stores[i], .flags = RV_WEIGHT_DX};
+        rv_weight w = {.n = n, .k = k, .store = stores[i]};
         rv_err e;
         d.be->weight_size(&w);
         w.fwd = put(&d, NULL, w.fwd_bytes);
@@ -65,14 +65,12 @@ static void values_are_those_of_bitsandbytes(void **state) {
 
 static void memory_is_what_the_formats_say(void **state) {
     (void)state;
-    rv_weight w = {.n = 2048, .k = 1024, .store = RV_I8, .flags = RV_WEIGHT_DX};
+    rv_weight w = {.n = 2048, .k = 1024, .store = RV_I8};
     rv_backend_cpu()->weight_size(&w);
     assert_int_equal(w.fwd_bytes, 2048 * 1024 + 2048 * 4);
-    assert_int_equal(w.dx_bytes, 0);
     w.store = RV_NF4;
     rv_backend_cpu()->weight_size(&w);
     assert_int_equal(w.fwd_bytes, 2048 * 1024 / 2 + 2048 * 1024 / 64 * 4);
-    assert_int_equal(w.dx_bytes, 0);
 }
 
 // A quantised layer and the fp32 layer of the same values, with adapters, bias and residual.

@@ -23,10 +23,7 @@ const float rv_nf4_code[16] = {-1.0f,
                                0.7229568362236023f,
                                1.0f};
 
-void rv_quant_size(rv_weight *w) {
-    w->fwd_bytes = (size_t)(rv_panels(w->n) * rv_quant_panel(w));
-    w->dx_bytes = 0;
-}
+void rv_quant_size(rv_weight *w) { w->fwd_bytes = (size_t)(rv_panels(w->n) * rv_quant_panel(w)); }
 
 // `n` elements of a row as floats.
 static void read_row(float *dst, const void *src, rv_dtype t, int64_t at, int64_t n) {

@@ -1,7 +1,7 @@
 // weight.c - the packed layouts of weight matrices.
 //
 // A matrix (N, K) is kept as panels of 32 outputs, [N/32][K][32], padded with zeros: the order in
-// which the multiply-add kernels read it. For dX the transposed matrix is packed the same way. bf16
+// which the multiply-add kernels read it; dX turns blocks of it on the way (isa/turn.h). bf16
 // x bf16 products take two k at a time: [N/32][ceil(K/2)][32][2]. Masters, gradients and optimiser
 // states of every weight are fp32 panels.
 #include "quant.h"
@@ -20,7 +20,6 @@ void rv_cpu_weight_size(rv_weight *w) {
     size_t size = rv_dtype_size(w->store);
     bool paired = rv_paired(w);
     w->fwd_bytes = (size_t)panel_elems(w->n, w->k, paired) * size;
-    w->dx_bytes = w->flags & RV_WEIGHT_DX ? (size_t)panel_elems(w->k, w->n, paired) * size : 0;
 }
 
 int64_t rv_cpu_weight_elems(const rv_weight *w) { return panel_elems(w->n, w->k, false); }
@@ -48,7 +47,7 @@ typedef struct {
     int64_t n, k;
     void *dst;
     rv_dtype store;
-    bool paired, transposed;
+    bool paired;
 } repack;
 
 static inline float source(const repack *r, int64_t i, int64_t j) {
@@ -57,23 +56,12 @@ static inline float source(const repack *r, int64_t i, int64_t j) {
 
 // Steps j0..j0+31 of outputs i0..i0+31 as (steps, outputs), zeros beyond the matrix.
 static void load_block(float *block, const repack *r, int64_t i0, int64_t j0) {
-    int64_t outputs = r->transposed ? r->k : r->n, steps = r->transposed ? r->n : r->k;
-    int64_t rows = steps - j0 < RV_PANEL ? steps - j0 : RV_PANEL;
-    int64_t cols = outputs - i0 < RV_PANEL ? outputs - i0 : RV_PANEL;
+    int64_t rows = r->k - j0 < RV_PANEL ? r->k - j0 : RV_PANEL;
+    int64_t cols = r->n - i0 < RV_PANEL ? r->n - i0 : RV_PANEL;
     memset(block, 0, RV_PANEL * RV_PANEL * sizeof *block);
-    if (r->packed && r->type == RV_F32 && r->transposed) { // both sides are blocks of 32 x 32
-        const float *src = (const float *)r->data + j0 * r->k + i0 * RV_PANEL;
-        for (int64_t j = 0; j < rows; j++) {
-            for (int64_t i = 0; i < cols; i++) {
-                block[j * RV_PANEL + i] = src[i * RV_PANEL + j];
-            }
-        }
-        return;
-    }
     for (int64_t i = 0; i < cols; i++) {
         for (int64_t j = 0; j < rows; j++) {
-            block[j * RV_PANEL + i] =
-                r->transposed ? source(r, j0 + j, i0 + i) : source(r, i0 + i, j0 + j);
+            block[j * RV_PANEL + i] = source(r, i0 + i, j0 + j);
         }
     }
 }
@@ -97,7 +85,7 @@ static void repack_panels(void *arg, int64_t lo, int64_t hi, int tid) {
     (void)tid;
     const repack *r = arg;
     float block[RV_PANEL * RV_PANEL];
-    int64_t steps = r->transposed ? r->n : r->k, all = r->paired ? (steps + 1) / 2 * 2 : steps;
+    const int64_t all = r->paired ? (r->k + 1) / 2 * 2 : r->k;
     for (int64_t p = lo; p < hi; p++) {
         for (int64_t j = 0; j < all; j += RV_PANEL) {
             load_block(block, r, p * RV_PANEL, j);
@@ -108,18 +96,12 @@ static void repack_panels(void *arg, int64_t lo, int64_t hi, int tid) {
 }
 
 static void run(rv_ctx *c, repack r) {
-    int64_t outputs = r.transposed ? r.k : r.n, steps = r.transposed ? r.n : r.k;
-    rv_for(c, rv_panels(outputs), steps * RV_PANEL * 4, 1, repack_panels, &r);
+    rv_for(c, rv_panels(r.n), r.k * RV_PANEL * 4, 1, repack_panels, &r);
 }
 
 static void refresh(rv_ctx *c, rv_weight *w, const void *src, rv_dtype t, bool packed) {
-    repack r = {src, t, packed, w->n, w->k, (void *)w->fwd.addr, w->store, rv_paired(w), false};
+    repack r = {src, t, packed, w->n, w->k, (void *)w->fwd.addr, w->store, rv_paired(w)};
     if (src != r.dst) {
-        run(c, r);
-    }
-    if (w->flags & RV_WEIGHT_DX) {
-        r.dst = (void *)w->dx.addr;
-        r.transposed = true;
         run(c, r);
     }
 }
@@ -141,7 +123,7 @@ void rv_cpu_weight_refresh(rv_ctx *c, rv_weight *w, rv_dev master) {
 }
 
 void rv_cpu_weight_pack(rv_ctx *c, const rv_weight *w, rv_dev master, const float *src) {
-    run(c, (repack){src, RV_F32, false, w->n, w->k, (void *)master.addr, RV_F32, false, false});
+    run(c, (repack){src, RV_F32, false, w->n, w->k, (void *)master.addr, RV_F32, false});
 }
 
 static void unpack(const rv_weight *w, float *dst, const void *src, rv_dtype t, bool paired) {

@@ -7,6 +7,7 @@
 // memory in between, which costs no bits.
 #include "isa.h"
 #include "tile.h"
+#include "turn.h"
 
 #include "act.h"
 
@@ -28,7 +29,8 @@ static __attribute__((noinline)) void tile_pair(const tile *t, int64_t rows) {
     tile_block(B_PAIR, t, rows, RV_PANEL);
 }
 
-// One product y (M, n) = x (M, k) times panels: a weight's forward copy, or its transposed copy.
+// One product y (M, n) = x (M, k) times panels: a weight's, or (transposed) what turn.h makes of
+// them.
 typedef struct {
     const float *x;
     const char *panels;
@@ -51,7 +53,7 @@ static product forward_of(const rv_weight *w, rv_dev x) {
 
 static product backward_of(const rv_weight *w, rv_dev dy) {
     return (product){.x = rv_f32(dy),
-                     .panels = (const char *)w->dx.addr,
+                     .panels = (const char *)w->fwd.addr,
                      .n = w->k,
                      .k = w->n,
                      .store = w->store,
@@ -97,9 +99,8 @@ static void round_rows(pair_t *dst, const float *x, int64_t rows, int64_t k) {
     }
 }
 
-// The panel's steps s0.. as they are stored.
-static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
-    t->b = panel + (size_t)(s0 * RV_PANEL) * rv_dtype_size(g->store);
+// Multiplies by the steps s0.. that t->b holds in `store`.
+static void tile_of(tile *t, const product *g, rv_dtype store, int64_t s0, int64_t rows) {
     if (g->paired) {
         t->a = (const pair_t *)t->a + s0 / 2 * PAIR_WIDTH;
         t->at = PAIR_WIDTH;
@@ -108,13 +109,38 @@ static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0
         return;
     }
     t->a = (const float *)t->a + s0;
-    if (g->store == RV_F32) {
+    if (store == RV_F32) {
         tile_f32(t, rows, RV_PANEL);
-    } else if (g->store == RV_BF16) {
+    } else if (store == RV_BF16) {
         tile_bf16(t, rows);
     } else {
         tile_f16(t, rows);
     }
+}
+
+// Steps s0.. of a panel as they are stored.
+static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
+    t->b = panel + (size_t)(s0 * RV_PANEL) * rv_dtype_size(g->store);
+    tile_of(t, g, g->store, s0, rows);
+}
+
+// Steps s0.. of panel p of the transposed matrix; its steps are the weight's outputs.
+static void tile_turned(tile *t, const product *g, int64_t p, int64_t s0, int64_t rows) {
+    _Alignas(64) uint32_t turned[STEPS * RV_PANEL];
+    const int64_t per = g->paired ? 2 : 1, inputs = (g->n + per - 1) / per; // rows of a panel
+    const int64_t row0 = p * RV_PANEL / per, rest = inputs - row0, most = RV_PANEL / per;
+    const size_t row = RV_PANEL * (size_t)per * rv_dtype_size(g->store);
+    for (int64_t s = 0; s < t->steps; s += RV_PANEL) {
+        const char *from = g->panels + (size_t)((s0 + s) / RV_PANEL * inputs + row0) * row;
+        uint32_t *to = turned + s / per * RV_PANEL;
+        if (g->paired) {
+            turn_pairs(to, (const uint32_t *)from, rest < most ? rest : most);
+        } else {
+            turn_panel((float *)to, from, g->store, rest < most ? rest : most);
+        }
+    }
+    t->b = turned;
+    tile_of(t, g, RV_F32, s0, rows);
 }
 
 // Where the sums of a group of panels go.
@@ -160,8 +186,12 @@ static void product_group(const product *g, const sums *to, const void *rounded,
                 t.ar = all / 2 * PAIR_WIDTH;
             }
             const char *group = g->panels + (size_t)p * size, *panel = group + (size_t)i * size;
-            t.next = next_steps(g, group, size, s0, i, panels);
-            tile_stored(&t, g, panel, s0, rows);
+            if (g->transposed) {
+                tile_turned(&t, g, p + i, s0, rows);
+            } else {
+                t.next = next_steps(g, group, size, s0, i, panels);
+                tile_stored(&t, g, panel, s0, rows);
+            }
         }
     }
 }
