@@ -2,8 +2,9 @@
 // OpenBLAS.
 //
 // bench_gemm [SECONDS_PER_FIGURE [THREADS [M N K]]]: one table (or one shape); weights and
-// activations warm in cache, best of many runs. OpenBLAS is loaded at run time and left out with a
-// notice where it is not installed.
+// activations warm in cache. What is compared runs in turns, a fraction of a millisecond each, and
+// the best of many turns counts: another job on the machine, or a change of its clock, meets all of
+// them alike. OpenBLAS is loaded at run time and left out with a notice where it is not installed.
 #define _GNU_SOURCE // clock_gettime
 #include <dlfcn.h>
 #include <math.h>
@@ -22,26 +23,52 @@ typedef struct {
     double seconds; // per figure
 } bench;
 
-static double now(void) {
+// One thread is timed by its processor seconds, several by the wall.
+static double now(const bench *b) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(b->be->threads(b->c) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// Best GFLOP/s of `fn`, which does `flops` a call.
-static double best_rate(const bench *b, void (*fn)(void *), void *arg, double flops) {
-    double start = now(), best = INFINITY;
-    int64_t batch = (int64_t)(2e5 / flops) + 1; // at least some microseconds a sample
-    for (int64_t i = 0; i < 3 || now() - start < b->seconds; i++) {
-        double t = now();
-        for (int64_t j = 0; j < batch; j++) {
-            fn(arg);
-        }
-        t = (now() - t) / (double)batch;
-        best = t < best ? t : best;
+// Something that runs in turns with others.
+typedef struct {
+    void (*fn)(void *);
+    void *arg;
+    double flops;  // of one call
+    double best;   // seconds of one call
+    int64_t calls; // in a turn
+} racer;
+
+enum { MAX_RACERS = 3 };
+static const double TURN = 2e-4; // seconds, at least
+
+static void take_turn(const bench *b, racer *r) {
+    double t = now(b);
+    for (int64_t i = 0; i < r->calls; i++) {
+        r->fn(r->arg);
     }
-    return flops / best * 1e-9;
+    t = now(b) - t;
+    r->best = t / (double)r->calls < r->best ? t / (double)r->calls : r->best;
+    if (t < TURN / 2) {
+        r->calls *= 2;
+    }
 }
+
+// Runs all in turns; leaves the best time of each.
+static void race(const bench *b, racer *r, int n) {
+    double start = now(b);
+    for (int i = 0; i < n; i++) {
+        r[i].best = INFINITY;
+        r[i].calls = 1;
+    }
+    for (int turn = 0; turn < 5 || now(b) - start < b->seconds; turn++) {
+        for (int i = 0; i < n; i++) {
+            take_turn(b, &r[i]);
+        }
+    }
+}
+
+static double rate(const racer *r) { return r->flops / r->best * 1e-9; }
 
 // ---- the peak: independent chains of fused multiply-adds in registers ----
 
@@ -65,26 +92,31 @@ PEAK(peak_avx512, "avx512f", 16, __asm__("vfmadd213ps %1, %1, %0" : "+v"(x[i]) :
 PEAK(peak_bf16, "avx512f,avx512bf16", 16, __asm__("vdpbf16ps %1, %1, %0" : "+v"(x[i]) : "v"(m)))
 #endif
 
-// Of fp32 fused multiply-adds, or of bf16 products where the machine has them.
-static double peak_of(const bench *b, bool bf16) {
-    float sink;
-    double best = 0;
+// The chain that this machine runs fastest: of fp32 multiply-adds, or of bf16 products where it has
+// them. `work`: a call's operations on one thread.
+static void peak_none(void *arg) { (void)arg; }
+
+static racer peak_of(bool bf16) {
+    static float sink;
+    racer r = {.fn = peak_none, .arg = &sink};
+    const double per_lane = 2.0 * PEAK_STEPS * PEAK_CHAINS;
 #if defined(__x86_64__)
-    double per_lane = 2.0 * PEAK_STEPS * PEAK_CHAINS;
     if (__builtin_cpu_supports("fma")) {
-        best = best_rate(b, peak_avx2, &sink, per_lane * 8);
+        r.fn = peak_avx2;
+        r.flops = per_lane * 8;
     }
     if (__builtin_cpu_supports("avx512f")) {
-        double wide = best_rate(b, peak_avx512, &sink, per_lane * 16);
-        best = wide > best ? wide : best;
+        r.fn = peak_avx512;
+        r.flops = per_lane * 16;
     }
     if (bf16 && __builtin_cpu_supports("avx512bf16")) {
-        best = best_rate(b, peak_bf16, &sink, per_lane * 32);
+        r.fn = peak_bf16;
+        r.flops = per_lane * 32;
     }
 #else
-    (void)b, (void)sink, (void)bf16;
+    (void)bf16, (void)per_lane;
 #endif
-    return best * b->be->threads(b->c);
+    return r;
 }
 
 // ---- ours ----
@@ -208,28 +240,29 @@ static void blas_dw(void *arg) {
 
 // ---- the table ----
 
-static void figure(problem *p, const char *what, void (*ours)(void *), void (*blas)(void *),
-                   double peak) {
-    double flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
-    double own = best_rate(p->b, ours, p, flops);
+static void figure(problem *p, const char *what, void (*ours)(void *), void (*blas)(void *)) {
+    const double flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
+    racer r[MAX_RACERS] = {peak_of(p->w.store == RV_BF16 && p->w.round_x),
+                           {.fn = ours, .arg = p, .flops = flops},
+                           {.fn = blas, .arg = p, .flops = flops}};
+    race(p->b, r, sgemm ? 3 : 2);
     const char *type = p->w.store == RV_F32 ? "fp32" : p->w.round_x ? "bf16xbf16" : "bf16xfp32";
+    double peak = rate(&r[0]) * p->b->be->threads(p->b->c);
     printf("%-9s %-3s %5lld %5lld %5lld  %8.1f  %5.1f %%", type, what, (long long)p->m,
-           (long long)p->n, (long long)p->k, own, peak > 0 ? 100 * own / peak : 0);
+           (long long)p->n, (long long)p->k, rate(&r[1]), peak > 0 ? 100 * rate(&r[1]) / peak : 0);
     if (sgemm) {
-        double other = best_rate(p->b, blas, p, flops);
-        printf("  %8.1f  %5.2f", other, own / other);
+        printf("  %8.1f  %5.2f", rate(&r[2]), rate(&r[1]) / rate(&r[2]));
     }
     printf("\n");
     fflush(stdout);
 }
 
-static void shape(const bench *b, double peak, int64_t m, int64_t n, int64_t k, rv_dtype store,
-                  bool round_x) {
+static void shape(const bench *b, int64_t m, int64_t n, int64_t k, rv_dtype store, bool round_x) {
     problem p = problem_new(b, m, n, k, store, round_x);
-    figure(&p, "fwd", run_forward, blas_forward, peak);
-    figure(&p, "dX", run_dx, blas_dx, peak);
+    figure(&p, "fwd", run_forward, blas_forward);
+    figure(&p, "dX", run_dx, blas_dx);
     if (m >= 128) {
-        figure(&p, "dW", run_dw, blas_dw, peak);
+        figure(&p, "dW", run_dw, blas_dw);
     }
     problem_free(&p);
 }
@@ -246,19 +279,19 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_gemm: %s\n", e.msg);
         return 1;
     }
-    double peak = peak_of(&b, false), peak16 = peak_of(&b, true);
-    printf("%d thread(s); peak fp32 %.1f, bf16 %.1f GFLOP/s; y (M, N) = x (M, K) W^T\n", threads,
-           peak, peak16);
+    racer peak[] = {peak_of(false), peak_of(true)};
+    race(&b, peak, 2);
+    printf("%d thread(s); peak of one: fp32 %.1f, bf16 %.1f GFLOP/s; y (M, N) = x (M, K) W^T\n",
+           threads, rate(&peak[0]), rate(&peak[1]));
     printf("type      op      M     N     K   GFLOP/s    peak  OpenBLAS  ratio\n");
-    for (int type = 0; argc == 6 && type < 3; type++) {
-        shape(&b, type == 2 ? peak16 : peak, atoll(argv[3]), atoll(argv[4]), atoll(argv[5]),
-              type ? RV_BF16 : RV_F32, type == 2);
-    }
-    for (int type = 0; argc < 6 && type < 3; type++) {
-        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+    for (int type = 0; type < 3; type++) {
+        rv_dtype store = type ? RV_BF16 : RV_F32;
+        if (argc == 6) {
+            shape(&b, atoll(argv[3]), atoll(argv[4]), atoll(argv[5]), store, type == 2);
+        }
+        for (size_t s = 0; argc < 6 && s < sizeof sizes / sizeof *sizes; s++) {
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-                shape(&b, type == 2 ? peak16 : peak, rows[r], sizes[s][0], sizes[s][1],
-                      type ? RV_BF16 : RV_F32, type == 2);
+                shape(&b, rows[r], sizes[s][0], sizes[s][1], store, type == 2);
             }
         }
     }

@@ -12,8 +12,9 @@
 #include "fn.h"
 
 enum {
-    CHUNK = 256,            // rows copied at a time, even
-    STRIP = CHUNK * MR + 16 // floats of a strip of X, not a multiple of the caches' ways
+    CHUNK = 256,             // rows copied at a time, even
+    STRIP = CHUNK * MR + 16, // floats of a strip of X, not a multiple of the caches' ways
+    NEAR = 320 << 10         // bytes of strips that stay in the second cache
 };
 
 typedef struct {
@@ -104,32 +105,74 @@ static int64_t finish_strip(const dw_args *a, float *strip, int width, int64_t s
     return steps / (PAIR_WIDTH == 1 ? 2 : 1);
 }
 
-static __attribute__((noinline)) void tile_words(const tile *t, int64_t rows) {
-    tile_block(PAIR_WIDTH == 1 ? B_PAIR : B_F32, t, rows, NC);
+// Rows of dY that are asked for while others are multiplied.
+typedef struct {
+    const float *from; // NULL: none
+    int64_t stride, rows;
+} ahead;
+
+static inline void ask(const ahead *next, int64_t part, int64_t parts) {
+    for (int64_t s = next->rows * part / parts; s < next->rows * (part + 1) / parts; s++) {
+        __builtin_prefetch(next->from + s * next->stride, 0, 2);
+    }
+}
+
+// Whole strips of X one after another against the NC columns at t->b.
+RV_INLINE void whole_strips(const tile_kind kind, tile t, int64_t n, const ahead *next) {
+    for (int64_t k = 0; k < n; k++) {
+        for (int i = 0; i < MR; i++) { // the next strip's sums, needed as soon as it begins
+            __builtin_prefetch(t.c + (MR + i) * RV_PANEL, 1, 3);
+        }
+        ask(next, k, n);
+        tile_one(MR, 2, kind, false, &t, 0, 0, (fetch){0, 0});
+        t.a = (const float *)t.a + STRIP;
+        t.c += MR * RV_PANEL;
+    }
+}
+
+static __attribute__((noinline)) void strips_f32(const tile *t, int64_t n, const ahead *next) {
+    whole_strips(B_F32, *t, n, next);
+}
+
+#if PAIR_WIDTH == 1
+static const tile_kind WORDS = B_PAIR;
+static __attribute__((noinline)) void strips_words(const tile *t, int64_t n, const ahead *next) {
+    whole_strips(B_PAIR, *t, n, next);
+}
+#else
+static const tile_kind WORDS = B_F32; // rounded floats
+#define strips_words strips_f32
+#endif
+
+static __attribute__((noinline)) void rest_words(const tile *t, int64_t rows) {
+    tile_block(WORDS, t, rows, NC);
 }
 
 // Strips k0..k1-1 of X against NC columns of dY, all in place.
 static void multiply(const dw_args *a, const float *x, const float *dy, int64_t col, int64_t k0,
-                     int64_t k1, int64_t steps) {
-    int64_t panel = col / RV_PANEL * RV_PANEL;
-    for (int64_t k = k0; k < k1; k++) {
-        tile t = {.c = a->dw + panel * a->k + k * MR * RV_PANEL + col % RV_PANEL,
-                  .ldc = RV_PANEL,
-                  .a = x + (k - k0) * STRIP,
-                  .ar = 1,
-                  .at = MR,
-                  .b = dy,
-                  .ldb = NC,
-                  .steps = steps,
-                  .load = true};
-        int64_t rows = a->k - k * MR < MR ? a->k - k * MR : MR;
-        for (int i = 0; i < MR; i++) { // the next strip's sums, needed as soon as it begins
-            __builtin_prefetch(t.c + (MR + i) * RV_PANEL, 1, 3);
-        }
+                     int64_t k1, int64_t steps, const ahead *next) {
+    int64_t panel = col / RV_PANEL * RV_PANEL, whole = (a->k / MR < k1 ? a->k / MR : k1) - k0;
+    tile t = {.c = a->dw + panel * a->k + k0 * MR * RV_PANEL + col % RV_PANEL,
+              .ldc = RV_PANEL,
+              .a = x,
+              .ar = 1,
+              .at = MR,
+              .b = dy,
+              .ldb = NC,
+              .steps = steps,
+              .load = true};
+    if (a->paired) {
+        strips_words(&t, whole, next);
+    } else {
+        strips_f32(&t, whole, next);
+    }
+    if (k0 + whole < k1) { // the last strip is narrow
+        t.a = x + whole * STRIP;
+        t.c += whole * MR * RV_PANEL;
         if (a->paired) {
-            tile_words(&t, rows);
+            rest_words(&t, a->k % MR);
         } else {
-            tile_f32(&t, rows, NC);
+            tile_f32(&t, a->k % MR, NC);
         }
     }
 }
@@ -154,8 +197,9 @@ static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int6
     }
     for (int64_t col = p0 * RV_PANEL; col < p1 * RV_PANEL; col += NC) {
         if (col < a->n) {
+            ahead next = {a->dy + m0 * a->n + col + NC, a->n, col + NC < p1 * RV_PANEL ? rows : 0};
             copy_dy(dy, a, col, m0, rows);
-            multiply(a, work, dy, col, k0, k1, finish_strip(a, dy, NC, rows));
+            multiply(a, work, dy, col, k0, k1, finish_strip(a, dy, NC, rows), &next);
         }
         if (a->db && k0 == 0 && col % RV_PANEL == 0) {
             add_columns(a, col, m0, rows);
@@ -169,7 +213,7 @@ static void dw_part(void *arg, int tid, int team) {
     int64_t panels = rv_panels(a->n), pp = tid / a->k_parts, pk = tid % a->k_parts;
     int64_t p0 = panels * pp / a->panel_parts, p1 = panels * (pp + 1) / a->panel_parts;
     int64_t k0 = strips(a->k) * pk / a->k_parts, k1 = strips(a->k) * (pk + 1) / a->k_parts;
-    const int64_t most = RV_WORK_BYTES / (STRIP * (int64_t)sizeof(float)) - 1;
+    const int64_t most = NEAR / (STRIP * (int64_t)sizeof(float));
     for (int64_t k = k0; k < k1; k += most) {
         for (int64_t m0 = 0; m0 < a->m; m0 += CHUNK) {
             dw_chunk(a, rv_work(a->c, tid), p0, p1, k, k1 - k < most ? k1 : k + most, m0);

@@ -12,9 +12,9 @@
 #include "act.h"
 
 enum {
-    ROWS = 96,   // at most in a block
-    STEPS = 128, // of a panel at a time: 16 KiB
-    GROUP = 4    // panels that share a block's steps while they are near
+    ROWS = 192,        // at most in a block
+    STEPS = 4096 / NC, // of a panel at a time: 16 KiB of a tile's columns
+    GROUP = 4          // panels that share a block's steps while they are near
 };
 
 static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {

@@ -151,41 +151,54 @@ RV_INLINE void step_pair(const int mr, const int nv, vf acc[][MAX_NV], const pai
 #endif
 }
 
-RV_INLINE void steps_pair(const int mr, const int nv, vf acc[][MAX_NV], const tile *t,
-                          const pair_t *a0, int64_t col, const fetch *f) {
+RV_INLINE void steps_pair(const int mr, const int nv, const bool far, vf acc[][MAX_NV],
+                          const tile *t, const pair_t *a0, int64_t col, const fetch *f) {
     const uint32_t *b = (const uint32_t *)t->b + col;
     const int64_t ar = t->ar, at = t->at, ldb = t->ldb, steps = t->steps;
     for (int64_t s = 0; s < steps; s++) {
-        prefetch_b(B_PAIR, f, s, ldb, nv);
+        if (far) {
+            prefetch_b(B_PAIR, f, s, ldb, nv);
+        }
         step_pair(mr, nv, acc, a0 + s * at, ar, b + s * ldb);
     }
 }
 
-RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, vf acc[][MAX_NV],
-                            const tile *t, const float *a0, int64_t col, const fetch *f) {
+RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, const bool far,
+                            vf acc[][MAX_NV], const tile *t, const float *a0, int64_t col,
+                            const fetch *f) {
     const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
-    const float *a1 = a0 + 4 * ar, *a2 = a0 + 8 * ar;
-    for (int64_t s = 0; s < t->steps; s++) {
+    const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
+    const char *b = (const char *)t->b + col * size;
+    const float *a1 = a0 + 3 * ar, *a2 = a1 + 3 * ar, *a3 = a2 + 3 * ar;
+    for (int64_t s = 0; s < t->steps; s++, b += ldb * size) {
         vf bv[MAX_NV];
-        prefetch_b(kind, f, s, ldb, nv);
-        RV_UNROLL
-        for (int v = 0; v < nv; v++) {
-            bv[v] = load_b(kind, t->b, s * ldb + col + v * VL);
+        if (far) {
+            prefetch_b(kind, f, s, ldb, nv);
         }
         RV_UNROLL
-        for (int i = 0; i < mr; i++) {
-            vf av = vsplat(ROW(i)[s * at]);
+        for (int v = 0; v < nv; v++) {
+            bv[v] = load_b(kind, b, v * VL);
+        }
+        RV_UNROLL
+        for (int i = 0; i < mr; i++) { // three rows to a pointer: addresses need no arithmetic
+            const float *row = i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3;
+            vf av = vsplat(row[i % 3 * ar]);
             RV_UNROLL
             for (int v = 0; v < nv; v++) {
                 acc[i][v] = vfma(av, bv[v], acc[i][v]);
             }
         }
+        a0 += at;
+        a1 += at;
+        a2 += at;
+        a3 += at;
     }
 }
 
-// mr rows, nv vectors of columns; mr, nv and kind are constants of each inlined copy.
-RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const tile *t,
-                        int64_t row, int64_t col, fetch f) {
+// mr rows, nv vectors of columns; mr, nv, kind and far are constants of each inlined copy. `far`:
+// B is not in the first cache yet, or not for many rows, and is asked for ahead.
+RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const bool far,
+                        const tile *t, int64_t row, int64_t col, fetch f) {
     vf acc[MR][MAX_NV];
     float *c = t->c + row * t->ldc + col;
     RV_UNROLL
@@ -196,9 +209,9 @@ RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const 
         }
     }
     if (kind == B_PAIR) {
-        steps_pair(mr, nv, acc, t, (const pair_t *)t->a + row * t->ar, col, &f);
+        steps_pair(mr, nv, far, acc, t, (const pair_t *)t->a + row * t->ar, col, &f);
     } else {
-        steps_single(mr, nv, kind, acc, t, (const float *)t->a + row * t->ar, col, &f);
+        steps_single(mr, nv, kind, far, acc, t, (const float *)t->a + row * t->ar, col, &f);
     }
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
@@ -228,20 +241,25 @@ static inline fetch fetch_next(const tile_kind kind, const tile *t, int64_t col,
     return (fetch){from + (uintptr_t)((part * t->steps >> shift) * t->ldb * size), shift};
 }
 
+enum { FEW = 4 }; // tiles in a column; more of them need no fetching: the first brings B near
+
 // Full-height tiles of rows below `row`; returns the first row left over.
 RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col,
                               int64_t cols) {
     int64_t row = 0, i = 0, n = (rows + MR - 1) / MR;
+    for (; n > FEW && row + MR <= rows; row += MR) {
+        tile_one(MR, 2, kind, false, t, row, col, (fetch){0, 0});
+    }
     for (; row + MR <= rows; row += MR) {
-        tile_one(MR, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
+        tile_one(MR, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
 #if MR > 8
     for (; row + 8 <= rows; row += 8) {
-        tile_one(8, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
+        tile_one(8, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
 #endif
     for (; row + 4 <= rows; row += 4) {
-        tile_one(4, 2, kind, t, row, col, fetch_next(kind, t, col, cols, i++, n));
+        tile_one(4, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
     return row;
 }
@@ -251,7 +269,7 @@ RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64
                          int64_t cols) {
     if (rows == 1 && cols % (4 * NC) == 0) {
         for (int64_t col = 0; col < cols; col += 4 * NC) {
-            tile_one(1, 8, kind, t, row, col, fetch_ahead(kind, t, col));
+            tile_one(1, 8, kind, true, t, row, col, fetch_ahead(kind, t, col));
         }
         return;
     }
@@ -259,17 +277,17 @@ RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64
         switch (rows) {
         case 3:
             if (kind != B_F32) { // four vectors would be one register too many
-                tile_one(3, 2, kind, t, row, col, fetch_ahead(kind, t, col));
-                tile_one(3, 2, kind, t, row, col + NC, fetch_ahead(kind, t, col + NC));
+                tile_one(3, 2, kind, true, t, row, col, fetch_ahead(kind, true, t, col));
+                tile_one(3, 2, kind, true, t, row, col + NC, fetch_ahead(kind, true, t, col + NC));
             } else {
-                tile_one(3, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+                tile_one(3, 4, kind, true, t, row, col, fetch_ahead(kind, true, t, col));
             }
             break;
         case 2:
-            tile_one(2, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            tile_one(2, 4, kind, true, t, row, col, fetch_ahead(kind, t, col));
             break;
         case 1:
-            tile_one(1, 4, kind, t, row, col, fetch_ahead(kind, t, col));
+            tile_one(1, 4, kind, true, t, row, col, fetch_ahead(kind, t, col));
             break;
         default:
             break;
@@ -289,7 +307,7 @@ RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int
     }
     for (int64_t col = 0; col < cols; col += NC) {
         for (int64_t row = rest; row < rows; row++) {
-            tile_one(1, 2, kind, t, row, col, fetch_ahead(kind, t, col));
+            tile_one(1, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
         }
     }
 }
