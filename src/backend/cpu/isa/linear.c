@@ -204,8 +204,8 @@ static void prepare_rows(const product *g, pair_t *work, int64_t row0, int64_t r
 }
 
 // y = act(scale (sums + lora_scale lora) + bias) + residual, n <= 32 columns of one row.
-static void finish_row(const job *b, int64_t row, int64_t col, int64_t n, float *s,
-                       const float *lora) {
+RV_INLINE void finish_columns(const job *b, int64_t row, int64_t col, const int64_t n, float *s,
+                              const float *lora) {
     for (int64_t j = 0; lora && j < n; j++) {
         s[j] = __builtin_fmaf(b->lora_scale, lora[j], s[j]);
     }
@@ -226,6 +226,15 @@ static void finish_row(const job *b, int64_t row, int64_t col, int64_t n, float 
         s[j] += b->residual[at + j];
     }
     memcpy(b->y + at, s, (size_t)n * sizeof *s);
+}
+
+static void finish_row(const job *b, int64_t row, int64_t col, int64_t n, float *s,
+                       const float *lora) {
+    if (n == RV_PANEL) { // a constant width
+        finish_columns(b, row, col, RV_PANEL, s, lora);
+    } else {
+        finish_columns(b, row, col, n, s, lora);
+    }
 }
 
 static bool is_plain(const job *b) {
@@ -290,8 +299,9 @@ static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, in
     if (two) {
         prepare_rows(&b->lora, k.lora_work, row0, rows);
     }
-    for (int64_t p = p0; p < p1; p += GROUP) {
-        block_group(&k, p, p1 - p < GROUP ? p1 - p : GROUP);
+    const int64_t group = steps_of(&b->main) > STEPS ? GROUP : 1;
+    for (int64_t p = p0; p < p1; p += group) {
+        block_group(&k, p, p1 - p < group ? p1 - p : group);
     }
 }
 

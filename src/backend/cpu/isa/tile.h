@@ -277,10 +277,10 @@ RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64
         switch (rows) {
         case 3:
             if (kind != B_F32) { // four vectors would be one register too many
-                tile_one(3, 2, kind, true, t, row, col, fetch_ahead(kind, true, t, col));
-                tile_one(3, 2, kind, true, t, row, col + NC, fetch_ahead(kind, true, t, col + NC));
+                tile_one(3, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
+                tile_one(3, 2, kind, true, t, row, col + NC, fetch_ahead(kind, t, col + NC));
             } else {
-                tile_one(3, 4, kind, true, t, row, col, fetch_ahead(kind, true, t, col));
+                tile_one(3, 4, kind, true, t, row, col, fetch_ahead(kind, t, col));
             }
             break;
         case 2:
