@@ -1,6 +1,6 @@
-"""Shows that what rl4vlm saves opens in transformers and peft with the same logits.
+"""Shows that what rl4vlm saves opens in transformers and peft with the same logits, images included.
 
-  python tests/golden/check_export.py build/rl4vlm
+  python tests/golden/check_export.py build/rl4vlm [CASE...]
 """
 import json
 import os
@@ -13,20 +13,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
+import make_families as families
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 LIMIT = 2e-5  # of the largest logit, + 1e-4
+OURS = ("adamw.safetensors", "adapter")
 
 
-def logits(model, ids):
-    with torch.no_grad():
-        return model(input_ids=ids[None]).logits[0]
-
-
-def load(folder, dtype=torch.float32):
-    model, info = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="eager",
-                                                                output_loading_info=True)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not info[kind], f"{folder}: {kind}: {info[kind]}"
+def load(kind, folder, dtype=torch.float32):
+    model, info = kind.from_pretrained(folder, dtype=dtype, attn_implementation="eager", output_loading_info=True)
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[what], f"{folder}: {what}: {info[what]}"
     return model.eval()
 
 
@@ -36,28 +33,45 @@ def compare(what, got, wanted):
     return worst <= limit
 
 
-def check(program, case):
-    base, ok = f"{HERE}/{case}", True
-    with tempfile.TemporaryDirectory() as out:
+def text_prompt(base):
+    """The model's class, and its logits of the golden text prompt."""
+    ids = load_file(f"{base}/golden.safetensors")["p2.ids"].long()
+    return LlavaForConditionalGeneration, lambda model: model(input_ids=ids[None]).logits[0]
+
+
+def image_prompt(base, case):
+    """The same for a family, of the golden prompt with several images."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _, ids, fast = families.write_files(scratch, case)
+        prompt = families.write_prompts(case, case["make"](case, fast, case["chat"]), fast, ids)[1]
+    return case["model"], lambda model: families.run(model, case, prompt, prompt["ids"])
+
+
+def check(program, base, kind, logits):
+    name, ok = os.path.basename(base), True
+    with tempfile.TemporaryDirectory() as out, torch.no_grad():
         subprocess.run([program, f"{HERE}/export.lua", base, out], check=True)
-        ids = load_file(f"{base}/golden.safetensors")["p2.ids"].long()
         ours = load_file(f"{out}/full.logits")["logits"]
-        ok &= compare(f"{case}, saved in fp32", logits(load(f"{out}/full"), ids), ours)
-        load(f"{out}/half", None)
+        ok &= compare(f"{name}, saved in fp32", logits(load(kind, f"{out}/full")), ours)
+        load(kind, f"{out}/half", None)
         same = sorted(os.listdir(f"{out}/half"))
-        wanted = sorted({f for f in os.listdir(base) if "golden" not in f and f not in ("adamw.safetensors", "adapter")}
-                        | {"value_head.safetensors"})
+        wanted = sorted({f for f in os.listdir(base) if "golden" not in f and f not in OURS} | {"value_head.safetensors"})
         assert same == wanted, (same, wanted)
         for file in ("config.json", "generation_config.json"):
             assert open(f"{out}/half/{file}", "rb").read() == open(f"{base}/{file}", "rb").read(), file
         assert json.load(open(f"{out}/adapter/adapter_config.json"))["peft_type"] == "LORA"
-        adapted = PeftModel.from_pretrained(load(base), f"{out}/adapter")
+        plain = logits(load(kind, base))
+        adapted = PeftModel.from_pretrained(load(kind, base), f"{out}/adapter")
         ours = load_file(f"{out}/adapter.logits")["logits"]
-        ok &= compare(f"{case}, adapter in peft", logits(adapted, ids), ours)
-        assert float((logits(load(base), ids) - ours).abs().max()) > 0.01, "the adapter does nothing"
+        ok &= compare(f"{name}, adapter in peft", logits(adapted), ours)
+        assert float((plain - ours).abs().max()) > 0.01, "the adapter does nothing"
     return ok
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(0 if all([check(sys.argv[1], case) for case in ("mistral", "llama3")]) else 1)
+    cases = [(f"{HERE}/{case}", *text_prompt(f"{HERE}/{case}")) for case in ("mistral", "llama3")]
+    cases += [(f"{families.ROOT}/{name}", *image_prompt(f"{families.ROOT}/{name}", case))
+              for name, case in families.CASES.items()]
+    chosen = [c for c in cases if not sys.argv[2:] or os.path.basename(c[0]) in sys.argv[2:]]
+    sys.exit(0 if all([check(sys.argv[1], *c) for c in chosen]) else 1)
