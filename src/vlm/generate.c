@@ -5,6 +5,7 @@
 
 #include "generate_impl.h"
 #include "mem.h"
+#include "positions.h"
 
 // ---- making ----
 
@@ -81,6 +82,7 @@ static void clear_slot(rv_slot *s) {
     free(s->ids);
     free(s->keys);
     free(s->place);
+    free(s->at);
     free(s->table);
     free(s->images);
     free(s->image_key);
@@ -191,6 +193,15 @@ static void fill_keys(const rv_generator *g, rv_slot *s) {
     }
 }
 
+// Where the prompt's tokens stand, and those that will be drawn.
+static void fill_places(const rv_generator *g, rv_slot *s, int64_t room) {
+    const rv_view *views = s->images;
+    int32_t next = rv_places(s->at, rv_vlm_arch(g->m), s->ids, s->n_prompt, &views);
+    for (int64_t i = s->n_prompt; i < room; i++, next++) {
+        s->at[i] = (rv_place){{next, next, next}};
+    }
+}
+
 static bool penalised(const rv_sample *how) { return how->penalty > 0 && how->penalty != 1; }
 
 void rv_slot_see(rv_slot *s, int32_t id) {
@@ -219,6 +230,7 @@ static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *
     s->ids = rv_calloc(room, sizeof *s->ids);
     s->keys = rv_calloc(room, sizeof *s->keys);
     s->place = rv_calloc(r->n, sizeof *s->place);
+    s->at = rv_calloc(room, sizeof *s->at);
     s->table = rv_calloc(rv_blocks_for(room), sizeof *s->table);
     s->images = copy_of(r->images, r->n_images, sizeof *s->images);
     s->image_key = copy_of(r->image_key, r->n_images, sizeof *s->image_key);
@@ -226,8 +238,8 @@ static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *
     s->seen = rv_calloc(penalised(&r->how) ? room : 1, sizeof *s->seen);
     s->logp = rv_calloc(r->max_new, sizeof *s->logp);
     s->filtered = rv_calloc(r->max_new, sizeof *s->filtered);
-    if (!s->ids || !s->keys || !s->place || !s->table || !s->images || !s->image_key || !s->ends ||
-        !s->seen || !s->logp || !s->filtered) {
+    if (!s->ids || !s->keys || !s->place || !s->at || !s->table || !s->images || !s->image_key ||
+        !s->ends || !s->seen || !s->logp || !s->filtered) {
         clear_slot(s);
         return RV_FAIL(e, RV_ENOMEM, "out of memory for a request of %lld tokens", (long long)room);
     }
@@ -237,6 +249,7 @@ static rv_status fill_slot(const rv_generator *g, rv_slot *s, const rv_request *
     }
     s->answer = (rv_answer){.ids = s->ids + s->n_prompt, .logp = s->logp, .filtered = s->filtered};
     fill_keys(g, s);
+    fill_places(g, s, room);
     s->how.seen = s->seen;
     s->how.n_seen = 0;
     for (int64_t i = 0; i < r->n; i++) {

@@ -13,6 +13,7 @@ typedef struct {
     int32_t *ids;                 // (n_prompt + max_new)
     rv_row_key *keys;             // (n_prompt + max_new)
     int32_t *place;               // (n_prompt) image x image_rows + its row, or -1
+    rv_place *at;                 // (n_prompt + max_new) where tokens stand, drawn ones included
     int32_t *table;               // cache blocks
     int64_t n_blocks;
     rv_view *images;

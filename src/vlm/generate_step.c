@@ -212,7 +212,8 @@ static void add_sequence(rv_generator *g, int64_t k, int who, int32_t *feature_r
                              .feature = images ? feature_row : NULL,
                              .n = s->take,
                              .pos0 = s->done,
-                             .table = s->table};
+                             .table = s->table,
+                             .places = s->at + s->done};
 }
 
 // Builds the call: first the sequences that draw a token, `*n_draw` of them.

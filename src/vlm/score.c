@@ -28,7 +28,8 @@ static rv_status check_sequence(const rv_vlm *m, const rv_batch *b, int64_t s, i
                        n > m->o.max_rows ? "max_rows" : "the model's positions");
     }
     for (int64_t i = b->cu[s]; i < b->cu[s + 1]; i++) {
-        bool image = a->vision.width && b->ids[i] == a->image_token; // may lie behind the vocabulary
+        bool image =
+            a->vision.width && b->ids[i] == a->image_token; // may lie behind the vocabulary
         if (!image && (b->ids[i] < 0 || b->ids[i] >= a->text.vocab)) {
             return RV_FAIL(e, RV_EARG, "sequence %lld, token %lld: id %d is outside 0 to %d",
                            (long long)s + 1, (long long)(i - b->cu[s]) + 1, b->ids[i],
