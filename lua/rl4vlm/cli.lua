@@ -4,6 +4,7 @@
 local explain = require "rl4vlm.explain"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
+local model_name = require "rl4vlm.model_name"
 local options = require "rl4vlm.options"
 local progress = require "rl4vlm.progress"
 local rollout = require "rl4vlm.rollout"
@@ -43,6 +44,9 @@ local ELSEWHERE = {
   play = { temperature = "eval.temperature", slots = false },
   train = { episodes = "schedule.eval_episodes" },
 }
+
+-- Who plays in a model's place.
+local STAND_INS = { human = true, expert = true }
 
 local function usage(message)
   error({ usage = message }, 0)
@@ -128,6 +132,15 @@ function Call:settings(recipe)
   return settings
 end
 
+---Refuses more than one slot where episodes hang on one another.
+---@param slots integer
+function Call:check_slots(slots)
+  if self.one_slot and slots ~= 1 then
+    usage(("slots: with these rules an episode depends on the one before it in its slot: wanted --slots 1, got %d")
+      :format(slots))
+  end
+end
+
 ---Refuses options that the verb has no use for.
 ---@param allowed string[]
 function Call:only(allowed)
@@ -143,10 +156,11 @@ function Call:only(allowed)
   end
 end
 
----A wrong usage found by a verb.
+---A wrong usage found by a verb; the same for what a function raises.
 Call.usage = function(message)
   usage(message)
 end
+Call.checked = checked
 
 ---Prints the result: one JSON object with --json, else what `text` gives.
 ---@param result table
@@ -171,6 +185,12 @@ local function call_of(recipe, args)
     usage(("unknown verb '%s'%s"):format(verb, near and (" (did you mean '%s'?)"):format(near) or ""))
   elseif values[2] and verb ~= "report" or values[3] then
     usage(("unknown word '%s' after %s"):format(values[verb == "report" and 3 or 2], verb))
+  end
+  if values.model and not (verb == "play" and STAND_INS[values.model]) then
+    checked(model_name.resolve, values.model)
+  end
+  if values.adapter then
+    checked(model_name.resolve_adapter, values.adapter)
   end
   local self = setmetatable({ base = recipe, values = values, verb = verb }, Call)
   self.changes = changes_of(verb, values)

@@ -35,7 +35,7 @@ function M.read(model, o)
     top_p = o["top-p"] or config.top_p,
     min_p = o["min-p"] or config.min_p,
     repetition_penalty = o["repetition-penalty"] or config.repetition_penalty,
-    max_new_tokens = o["max-new-tokens"] or 256,
+    max_new_tokens = o["max-new-tokens"],
     seed = o.seed or 0,
     stop = o.stop,
     eos = o["ignore-eos"] and {} or model.eos,

@@ -56,7 +56,7 @@ local function find(path)
   end
 end
 
----The folder of a model or adapter.
+---The folder of a model.
 ---
 ---A folder stands for itself; a run for its best checkpoint (else its last); `RUN/best` and
 ---`RUN/checkpoints/N` for what they hold; any other name for a built-in model.
@@ -74,6 +74,18 @@ function M.resolve(name)
       and ("%s: wanted a model's folder with config.json in it, or a run with a checkpoint"):format(name)
       or ("no model '%s'%s: wanted a folder, a run, or a built-in model (%s)"):format(name,
         near and (" (did you mean '%s'?)"):format(near) or "", table.concat(built_in, ", ")), 0)
+  end
+  return dir
+end
+
+---The folder of an adapter: a folder, or a run whose checkpoints are adapters.
+---@param name string
+---@return string dir
+function M.resolve_adapter(name)
+  local dir = find((name:gsub("(.)/+$", "%1")))
+  if not dir or not holds(dir, "adapter_config.json") then
+    error(("%s '%s': wanted a folder with adapter_config.json in it, or a run that learned an adapter"):format(
+      fs.exists(name) and "no adapter in" or "no adapter", name), 0)
   end
   return dir
 end

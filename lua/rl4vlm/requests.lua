@@ -193,9 +193,6 @@ local function read_answer(model, line, where, required)
     ids = model.tokenizer:encode(line.answer, { special = false })
     ids[#ids + 1] = model.eos[1]
   end
-  if #ids == 0 then
-    fail(where, field, "at least one id", "none")
-  end
   return ids
 end
 
@@ -274,6 +271,9 @@ function RequestFile:next()
     end
     local offset = self.offset
     self.number, self.offset = self.number + 1, offset + #text
+    if self.number == 1 then
+      text = text:gsub("^\xEF\xBB\xBF", "") -- a byte order mark, as some editors write it
+    end
     if text:find("%S") then
       local where = ("%s:%d"):format(self.path, self.number)
       local request = parse(self.model, text, where, self.folder, self.number, self.answers)

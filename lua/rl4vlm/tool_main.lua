@@ -1,6 +1,9 @@
--- tool_main.lua - what the tools of -m share: options, help, errors, exit statuses.
+-- tool_main.lua - what the tools of -m share: options, help, errors, exit statuses, files of requests.
 local explain = require "rl4vlm.explain"
+local model_name = require "rl4vlm.model_name"
 local options = require "rl4vlm.options"
+local requests = require "rl4vlm.requests"
+local vlm = require "rl4vlm.vlm"
 
 local M = {}
 
@@ -12,6 +15,42 @@ M.model_rows = {
   { "base", { "none", "int8", "nf4" }, nil, "quantise the linear layers of decoder and tower" },
   { "threads", "integer", "N", "CPU threads (default: all)" },
 }
+
+---The options of a tool that answers a file of requests, with those of its own.
+---@param own table[]
+---@return table[]
+function M.request_rows(own)
+  local rows = { { "in", "text", "FILE", "requests, a JSON object a line" },
+    { "out", "text", "FILE", "replies, in the order of the requests" } }
+  table.move(own, 1, #own, #rows + 1, rows)
+  return table.move(M.model_rows, 1, #M.model_rows, #rows + 1, rows)
+end
+
+---Answers a file of requests. `survey(model, o)` checks every line and gives the options to start the model
+---with (nil: there is nothing to do) and what else `answer(model, o, out, ...)` wants to know, which writes the
+---replies. They appear whole or not at all.
+---@param o table
+---@param name string
+---@param survey fun(model: rl4vlm.Model, o: table): table?, ...
+---@param answer fun(model: rl4vlm.Model, o: table, out: rl4vlm.ReplyFile, ...)
+function M.answer(o, name, survey, answer)
+  local model = vlm.open(name, o.adapter)
+  local known = table.pack(survey(model, o))
+  local out <close> = requests.replies(o.out)
+  local start = known[1]
+  if start then
+    start.device, start.dtype, start.base, start.threads = o.device, o.dtype, o.base, o.threads
+    model:start(start)
+    answer(model, o, out, table.unpack(known, 2, known.n))
+  end
+  out:commit()
+end
+
+---An error by the user's words, which `run` answers with the usage and status 2.
+---@param message string
+function M.usage(message)
+  error({ usage = message }, 0)
+end
 
 ---@class rl4vlm.Tool
 ---@field name string
@@ -27,6 +66,12 @@ local function usage_error(tool, message)
   return 2
 end
 
+-- What is wrong with a name.
+local function is_wrong(resolve, name)
+  local ok, err = pcall(resolve, name)
+  return not ok and err or nil
+end
+
 local function check(tool, o)
   if #o ~= 1 then
     return #o == 0 and "which model? (a folder, a run, or a built-in model)"
@@ -37,7 +82,8 @@ local function check(tool, o)
       return ("--%s is needed"):format(name)
     end
   end
-  return tool.check and tool.check(o)
+  return tool.check and tool.check(o) or is_wrong(model_name.resolve, o[1])
+    or o.adapter and is_wrong(model_name.resolve_adapter, o.adapter)
 end
 
 ---Runs a tool.
@@ -61,6 +107,8 @@ function M.run(tool, args)
   local ok, status = xpcall(tool.run, explain, o, o[1])
   if ok then
     return status or 0
+  elseif type(status) == "table" and status.usage then
+    return usage_error(tool, status.usage)
   elseif type(status) ~= "string" or status:match("interrupted!") then
     error(status, 0)
   end

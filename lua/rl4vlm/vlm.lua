@@ -228,7 +228,7 @@ function M.open(name, adapter_name, options)
   options = options or {}
   check_options(options, { "config_only", "image" })
   local dir = model_name.resolve(name)
-  local opened = adapter_name and adapter.open(model_name.resolve(adapter_name))
+  local opened = adapter_name and adapter.open(model_name.resolve_adapter(adapter_name))
   if not fs.exists(dir .. "/config.json") then
     opened = opened or adapter.open(dir)
     dir = model_name.base_of(dir, opened.base)

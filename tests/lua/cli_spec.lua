@@ -72,6 +72,10 @@ describe("the command", function()
     { "--dtype fp15", 'recipe walk: dtype: wanted "auto" or "fp32" or "bf16" or "fp16", got "fp15" '
       .. '(did you mean "fp16"?)' },
     { "--samples 5", "--samples does not go with train" },
+    { "--model cardlin", "no model 'cardlin' (did you mean 'cardling'?): wanted a folder, a run, or a built-in model "
+      .. "(cardling)" },
+    { "eval --adapter none", "no adapter 'none': wanted a folder with adapter_config.json in it, or a run that learned "
+      .. "an adapter" },
     { "sft --env-steps 5", "--env-steps does not go with sft" },
     { "--resume DIR --samples 5", "--samples does not go with --resume" },
     { "--set env=walk", "recipe walk: env: wanted one of its members, such as env.rules" },
@@ -88,6 +92,20 @@ describe("the command", function()
       assert.equal("", out)
     end)
   end
+
+  it("plays episodes that hang on one another in one slot, and refuses more", function()
+    package.loaded["envs.bound"] = { new = function()
+      local env = package.loaded["envs.walk"].new()
+      env.one_slot = true
+      return env
+    end }
+    local bound = fake.recipe { env = { "bound" } }
+    assert.equal(2, run("eval --slots 4 --episodes 3", bound))
+    assert.equal("rl4vlm: slots: with these rules an episode depends on the one before it in its slot: "
+      .. "wanted --slots 1, got 4\n", err)
+    assert.equal(0, run("eval --episodes 3 --json", bound))
+    assert.equal(0, run("eval --slots 1 --episodes 3 --json", bound))
+  end)
 
   it("says what it can do", function()
     assert.equal(0, run "-h")
@@ -145,8 +163,10 @@ describe("the command", function()
     local manifest = fs.read_file(dir .. "/manifest.json")
     assert.equal(0, run(("--resume %s --env-steps 32 --threads 1"):format(dir)))
     assert.equal(manifest, fs.read_file(dir .. "/manifest.json")) -- a finished run stays as it is
-    assert.equal(1, run("--out " .. dir))
+    assert.equal(2, run("--out " .. dir))
     assert.is_truthy(err:find("holds a run already", 1, true))
+    assert.equal(2, run("eval --out " .. dir))
+    assert.is_truthy(err:find("holds a run; give the evaluation a folder of its own", 1, true))
     assert.equal(0, run(("--resume %s --env-steps 96 --json"):format(dir)))
     assert.equal(96, result().env_steps)
     local other = fake.recipe { thought_weight = 0.1 }

@@ -207,6 +207,40 @@ describe("the tools", function()
     assert.equal(one, fs.read_file(dir .. "/a.jsonl"))
   end)
 
+  it("give nothing for no answer, and read a file with a byte order mark", function()
+    write { "\xEF\xBB\xBF" .. json.encode { id = "a", prompt_ids = { 1, 5 }, answer_ids = json.list {} },
+      { id = "b", prompt_ids = { 1, 5 }, answer_ids = { 7 } },
+      { id = "c", prompt_ids = { 1 }, answer_ids = json.list {}, weights = json.list {} } }
+    for _, more in ipairs { "", " --grads DIR/g.safetensors --logits DIR/l.safetensors" } do
+      assert.same({ 0, "" }, { tool("score DIR/model --in DIR/q.jsonl --out DIR/a.jsonl --threads 1" .. more) })
+      local list = replies()
+      assert.same({ {}, {}, "length", "" }, { list[1].answer_ids, list[1].logprobs, list[1].finish, list[1].text })
+      assert.same({ 1, 0 }, { #list[2].logprobs, #list[3].logprobs })
+    end
+    local file = require("rl4vlm.safetensors").open(dir .. "/l.safetensors")
+    assert.same({ 2, model.arch.text.vocab }, file:info("a").shape)
+    write {}
+    assert.same({ 0, "" }, { tool "score DIR/model --in DIR/q.jsonl --out DIR/a.jsonl --grads DIR/g.safetensors" })
+    assert.same({}, replies())
+  end)
+
+  it("make no longer answers than fit", function()
+    local most, ids = model.arch.text.max_positions, { 1 }
+    for i = 2, most - 3 do
+      ids[i] = 5
+    end
+    write { { prompt_ids = ids } }
+    local words = "generate DIR/model --in DIR/q.jsonl --out DIR/a.jsonl --threads 1 --ignore-eos"
+    assert.same({ 0, "" }, { tool(words) })
+    assert.same({ 3, "length" }, { #replies()[1].answer_ids, replies()[1].finish })
+    assert.same({ 1, ("rl4vlm: generate: DIR/q.jsonl:1: a prompt of %d tokens and --max-new-tokens 4 are more than the "
+      .. "model's %d positions\n"):format(most - 3, most) }, { tool(words .. " --max-new-tokens 4") })
+    table.move({ 5, 5, 5 }, 1, 3, most - 2, ids)
+    write { { prompt_ids = ids } }
+    assert.same({ 1, ("rl4vlm: generate: DIR/q.jsonl:1: a prompt of %d tokens leaves no room for an answer in the "
+      .. "model's %d positions\n"):format(most, most) }, { tool(words) })
+  end)
+
   it("write to a device as it is, and to no folder", function()
     write { { id = 1, prompt_ids = { 1, 2 }, answer_ids = { 3 } } }
     local full = "score DIR/model --in DIR/q.jsonl --threads 1 "
@@ -282,6 +316,13 @@ describe("the tools", function()
       { "generate DIR/model --in q --out a --device cuda", "--device wants one of auto, cpu, got 'cuda'" },
       { "score DIR/model --in q --out a --dtype fp8", "--dtype wants one of fp32, bf16, fp16" },
       { "inspect DIR/model --slots 0", "--slots wants a positive number, got 0" },
+      { "inspect DIR/model --max-tokens 99999", ("--max-tokens wants at most the model's %d positions, got 99999"):format(
+        model.arch.text.max_positions) },
+      { "inspect cardlin", "no model 'cardlin' (did you mean 'cardling'?): wanted a folder, a run, or a built-in model" },
+      { "score DIR/model --in q --out a --adapter DIR/none",
+        "no adapter 'DIR/none': wanted a folder with adapter_config.json in it, or a run that learned an adapter" },
+      { "score DIR/model --in q --out a --adapter DIR/model",
+        "no adapter in 'DIR/model': wanted a folder with adapter_config.json in it, or a run that learned an adapter" },
     }
     for _, case in ipairs(cases) do
       local status, text = tool(case[1])

@@ -3,7 +3,6 @@ local generation_settings = require "rl4vlm.generation_settings"
 local json = require "rl4vlm.json"
 local requests = require "rl4vlm.requests"
 local tool_main = require "rl4vlm.tool_main"
-local vlm = require "rl4vlm.vlm"
 
 local M = {}
 
@@ -12,10 +11,8 @@ local tool = {
   usage = "MODEL --in Q.jsonl --out A.jsonl [options]",
   about = "Generates an answer to every request of a file.",
   required = { "in", "out" },
-  rows = {
-    { "in", "text", "FILE", "requests, a JSON object a line" },
-    { "out", "text", "FILE", "replies, in the order of the requests" },
-    { "max-new-tokens", "integer", "N", "the longest answer (default 256)" },
+  rows = tool_main.request_rows {
+    { "max-new-tokens", "integer", "N", "the longest answer (default 256, or what fits behind the prompt)" },
     { "temperature", "number", "T", "0: the most likely token (default 1)" },
     { "top-k", "integer", "K", "draw among the K most likely (default: all)" },
     { "top-p", "number", "P", "draw among those that make up P (default: all)" },
@@ -26,7 +23,6 @@ local tool = {
     { "ignore-eos", "flag", nil, "do not end answers at the end-of-sequence token" },
     { "generation-config", "flag", nil, "settings of generation_config.json where no option is given" },
     { "slots", "integer", "N", "requests that run at the same time (default 16)" },
-    table.unpack(tool_main.model_rows),
   },
 }
 
@@ -49,25 +45,37 @@ function tool.check(o)
     or within(o, "threads", 0, 4096)
 end
 
--- Checks every line; gives their number and the most tokens that one needs.
-local function survey(model, path, max_new)
-  local file, count, most = requests.open(model, path, false), 0, 0
-  local limit = model.arch.text.max_positions
+local LONGEST = 256 -- tokens of an answer where nothing is said
+
+-- The longest answer to a request.
+local function longest(model, request, settings)
+  local most, wanted = model.arch.text.max_positions, settings.max_new_tokens
+  local room = most - #request.ids
+  if wanted and wanted > room then
+    error(("%s: a prompt of %d tokens and --max-new-tokens %d are more than the model's %d positions"):format(
+      request.where, #request.ids, wanted, most), 0)
+  elseif room < 1 then
+    error(("%s: a prompt of %d tokens leaves no room for an answer in the model's %d positions"):format(
+      request.where, #request.ids, most), 0)
+  end
+  return wanted or math.min(LONGEST, room)
+end
+
+-- Checks every line; gives how to start the model, and how to draw.
+local function survey(model, o)
+  local settings = generation_settings.read(model, o)
+  local file, count, most = requests.open(model, o["in"], false), 0, 2
   for request in file.next, file do
-    local total = #request.ids + max_new
-    if total > limit then
-      error(("%s: a prompt of %d tokens and --max-new-tokens %d are more than the model's %d positions"):format(
-        request.where, #request.ids, max_new, limit), 0)
-    end
-    count, most = count + 1, math.max(most, total)
+    count, most = count + 1, math.max(most, #request.ids + longest(model, request, settings))
   end
   file:close()
-  return count, most
+  local start = { slots = math.min(o.slots or 16, count), max_tokens = most }
+  return count > 0 and start or nil, settings
 end
 
 local function start_request(generator, request, index, settings)
   local ok, err = pcall(generator.submit, generator, { key = { index, request }, ids = request.ids,
-    images = request.images, max_new_tokens = settings.max_new_tokens,
+    images = request.images, max_new_tokens = longest(generator.model, request, settings),
     temperature = settings.temperature, top_k = settings.top_k, top_p = settings.top_p, min_p = settings.min_p,
     repetition_penalty = settings.repetition_penalty,
     stop = settings.stop, eos = settings.eos, seed = settings.seed, episode = index, step = 0 })
@@ -82,8 +90,8 @@ local function reply_line(reply)
     text = reply.text or json.null, logprobs = json.list(reply.logprobs), finish = reply.finish }
 end
 
-local function run_all(model, path, settings, out)
-  local file, index, more = requests.open(model, path, false), 0, true
+local function run_all(model, o, out, settings)
+  local file, index, more = requests.open(model, o["in"], false), 0, true
   local generator <close> = model:generator {}
   while more or generator:busy() do
     while more and generator:free() > 0 do
@@ -102,17 +110,7 @@ local function run_all(model, path, settings, out)
 end
 
 function tool.run(o, name)
-  local model = vlm.open(name, o.adapter)
-  local settings = generation_settings.read(model, o)
-  local count, most = survey(model, o["in"], settings.max_new_tokens)
-  local slots = math.max(1, math.min(o.slots or 16, count))
-  local out <close> = requests.replies(o.out)
-  if count > 0 then
-    model:start { device = o.device, dtype = o.dtype, base = o.base, threads = o.threads, slots = slots,
-      max_tokens = math.max(most, 2) }
-    run_all(model, o["in"], settings, out)
-  end
-  out:commit()
+  tool_main.answer(o, name, survey, run_all)
 end
 
 ---@param args string[]

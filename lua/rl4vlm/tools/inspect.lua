@@ -136,7 +136,11 @@ end
 function tool.run(o, name)
   local model = vlm.open(name, o.adapter, { config_only = true })
   o.slots = o.slots or 16
-  o["max-tokens"] = o["max-tokens"] or math.min(1024, model.arch.text.max_positions)
+  local most = model.arch.text.max_positions
+  o["max-tokens"] = o["max-tokens"] or math.min(1024, most)
+  if o["max-tokens"] > most then
+    tool_main.usage(("--max-tokens wants at most the model's %d positions, got %d"):format(most, o["max-tokens"]))
+  end
   local description = describe(model, o, name)
   if o.json then
     print(json.encode(description))

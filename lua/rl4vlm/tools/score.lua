@@ -4,7 +4,6 @@ local requests = require "rl4vlm.requests"
 local safetensors = require "rl4vlm.safetensors"
 local tensor = require "rl4vlm.tensor"
 local tool_main = require "rl4vlm.tool_main"
-local vlm = require "rl4vlm.vlm"
 
 local M = {}
 
@@ -13,13 +12,10 @@ local tool = {
   usage = "MODEL --in Q.jsonl --out S.jsonl [options]",
   about = "Gives the log-probability of every token of the answers in a file.",
   required = { "in", "out" },
-  rows = {
-    { "in", "text", "FILE", "requests with answers, a JSON object a line" },
-    { "out", "text", "FILE", "replies, in the order of the requests" },
+  rows = tool_main.request_rows {
     { "temperature", "number", "T", "of the softmax (default 1; 0: untempered)" },
     { "logits", "text", "FILE", "untempered logits (T, V) of every request, under its id" },
     { "grads", "text", "FILE", "gradient of the weighted sum of all log-probabilities" },
-    table.unpack(tool_main.model_rows),
   },
 }
 
@@ -29,12 +25,12 @@ function tool.check(o)
   end
 end
 
--- Checks every line; gives sizes, and each line's place for --logits.
+-- Checks every line; gives how to start the model, and each line's place for --logits.
 local function survey(model, o)
-  local file, most, places = requests.open(model, o["in"], true), 0, {}
+  local file, most, places, some = requests.open(model, o["in"], true), 2, {}, o.grads or o.logits
   for request in file.next, file do
     local total = #request.ids + #request.answer
-    most = math.max(most, total)
+    most, some = math.max(most, total), true
     if o.logits then
       local name = tostring(request.id)
       if places[name] then
@@ -44,7 +40,9 @@ local function survey(model, o)
     end
   end
   file:close()
-  return most, places
+  local all = o.grads and not model.opened_adapter and { "vision", "connector", "language", "head" } or nil
+  local start = { train = all, train_adapter = o.grads ~= nil and model.opened_adapter ~= nil, max_tokens = most }
+  return some and start or nil, places
 end
 
 -- ---- log-probabilities and gradients ----
@@ -58,13 +56,15 @@ local function finish_of(model, answer)
   return "length"
 end
 
+-- `scores` are those of the requests with an answer, in order.
 local function write_replies(model, batch, scores, out)
-  local logprobs = scores.logprobs:detach():tolist()
-  for i, request in ipairs(batch) do
-    local first, last = scores.offsets[i] + 1, scores.offsets[i + 1]
+  local logprobs, at = scores and scores.logprobs:detach():tolist() or {}, 0
+  for _, request in ipairs(batch) do
+    local n = #request.answer
     out:put(request.index, { id = request.id, prompt_ids = json.list(request.ids),
       answer_ids = json.list(request.answer), text = model:text(request.answer) or json.null,
-      logprobs = json.list(table.move(logprobs, first, last, 1, {})), finish = finish_of(model, request.answer) })
+      logprobs = json.list(table.move(logprobs, at + 1, at + n, 1, {})), finish = finish_of(model, request.answer) })
+    at = at + n
   end
 end
 
@@ -81,12 +81,14 @@ end
 
 local function score_batch(model, batch, o, out)
   local samples = {}
-  for i, request in ipairs(batch) do
-    samples[i] = { ids = request.ids, answer = request.answer, images = request.images }
+  for _, request in ipairs(batch) do
+    if #request.answer > 0 then
+      samples[#samples + 1] = { ids = request.ids, answer = request.answer, images = request.images }
+    end
   end
   local temperature = o.temperature ~= 0 and o.temperature or 1
-  local scores = model:score(samples, { temperature = temperature, grad = o.grads ~= nil })
-  if o.grads then
+  local scores = #samples > 0 and model:score(samples, { temperature = temperature, grad = o.grads ~= nil })
+  if scores and o.grads then
     add_gradient(batch, scores)
   end
   write_replies(model, batch, scores, out)
@@ -145,23 +147,18 @@ local function write_logits(model, o, places)
   file:close()
 end
 
-function tool.run(o, name)
-  local model = vlm.open(name, o.adapter)
-  local most, places = survey(model, o)
-  local out <close> = requests.replies(o.out)
-  if most > 0 then
-    local all = o.grads and not model.opened_adapter and { "vision", "connector", "language", "head" } or nil
-    model:start { device = o.device, dtype = o.dtype, base = o.base, threads = o.threads, train = all,
-      train_adapter = o.grads ~= nil and model.opened_adapter ~= nil, max_tokens = math.max(most, 2) }
-    score_all(model, o, out)
-  end
+local function answer(model, o, out, places)
+  score_all(model, o, out)
   if o.grads then
     write_grads(model, o.grads)
   end
   if o.logits then
     write_logits(model, o, places)
   end
-  out:commit()
+end
+
+function tool.run(o, name)
+  tool_main.answer(o, name, survey, answer)
 end
 
 ---@param args string[]

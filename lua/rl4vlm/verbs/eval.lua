@@ -29,6 +29,12 @@ local function identity(settings)
   })
 end
 
+local function refuse_run(dir)
+  if fs.exists(dir .. "/manifest.json") and not fs.exists(dir .. "/eval.json") then
+    error(("%s: holds a run; give the evaluation a folder of its own"):format(dir), 0)
+  end
+end
+
 -- Episodes that a folder holds from a stopped evaluation.
 local function known_episodes(dir, mine, force)
   assert(fs.mkdirs(dir))
@@ -39,9 +45,6 @@ local function known_episodes(dir, mine, force)
   if #different > 0 and not force then
     error(("%s: holds another evaluation, with other %s (--force begins anew)")
       :format(dir, table.concat(different, ", ")), 0)
-  end
-  if not before and fs.exists(dir .. "/manifest.json") then
-    error(("%s: holds a run; give the evaluation a folder of its own"):format(dir), 0)
   end
   local known = {}
   if before and #different == 0 then
@@ -82,12 +85,12 @@ function M.run(call)
   local settings = call:settings(call.recipe)
   local out, known = call.values.out, nil
   if out then
+    call.checked(refuse_run, out)
     known = known_episodes(out, identity(settings), call.values.force)
   end
-  local slots = math.min(call.values.slots or 16, settings.eval.episodes)
-  if call.one_slot then
-    slots = 1 -- these rules carry something from one episode of a slot to the next
-  end
+  local slots = call.values.slots or call.one_slot and 1 or 16
+  call:check_slots(slots)
+  slots = math.min(slots, settings.eval.episodes)
   local model = load.model(settings, settings.model, { train = false, slots = slots, value_head = false })
   local start = host.clock()
   local summary = evaluation.run(settings, model, {

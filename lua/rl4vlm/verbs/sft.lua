@@ -107,7 +107,7 @@ function M.run(call)
     n, state = train_verb.newest(call, folder)
   else
     settings = train_verb.settings(call, "sft")
-    run.refuse_old(call.values.out)
+    call.checked(run.refuse_old, call.values.out)
   end
   local last = n and folder:lines("evaluations.jsonl")
   if last and state.samples >= settings.sft.samples and #last > 0 and last[#last].update == n then

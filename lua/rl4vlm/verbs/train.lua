@@ -31,10 +31,7 @@ local function check(call, settings)
     call.usage(("recipe %s: algorithm: wanted one to train with, such as rl.ppo { ... }")
       :format(settings.name))
   end
-  if call.one_slot and settings.slots ~= 1 then
-    call.usage("slots: with these rules an episode depends on the one before it in its slot: "
-      .. "wanted --slots 1, got " .. settings.slots)
-  end
+  call:check_slots(settings.slots)
 end
 
 ---Opens a run to go on with; its settings are the manifest's.
@@ -160,7 +157,7 @@ function M.run(call)
   else
     settings = M.settings(call, "train")
     check(call, settings)
-    run.refuse_old(call.values.out)
+    call.checked(run.refuse_old, call.values.out)
   end
   if n and n >= train.updates(settings) then
     call.progress:say("%s is finished: %d updates, %d steps", folder.dir, n, state.env_steps)
