@@ -35,23 +35,21 @@ static rv_status make(rv_generator *g, rv_err *e) {
     g->width = a->text.width;
     g->image_rows = a->vision.width ? a->max_view_rows : 1;
     g->value_head = has_value_head(g->m);
-    g->n_features = slots > RV_N_ENCODE ? slots : RV_N_ENCODE;
     g->slots = rv_calloc(slots, sizeof *g->slots);
-    g->features = rv_calloc(g->n_features, sizeof *g->features);
     g->feature_row = rv_calloc(g->o.chunk, sizeof *g->feature_row);
     g->seqs = rv_calloc(slots, sizeof *g->seqs);
     g->who = rv_calloc(slots, sizeof *g->who);
     g->how = rv_calloc(slots, sizeof *g->how);
     g->drawn = rv_calloc(slots, sizeof *g->drawn);
     g->values = rv_calloc(slots, sizeof *g->values);
-    if (!g->slots || !g->features || !g->feature_row || !g->seqs || !g->who || !g->how ||
-        !g->drawn || !g->values) {
+    if (!g->slots || !g->feature_row || !g->seqs || !g->who || !g->how || !g->drawn || !g->values) {
         return RV_FAIL(e, RV_ENOMEM, "out of memory for %lld slots", (long long)slots);
     }
     RV_TRY(rv_prefix_new(&g->prefix, g->o.blocks, e));
-    size_t image = (size_t)(g->image_rows * g->width) * real;
-    RV_TRY(g->be->alloc(g->ctx, &g->feature_rows, image * (size_t)g->n_features + 1, e));
-    RV_TRY(g->be->alloc(g->ctx, &g->encoded, image * RV_N_ENCODE + 1, e));
+    // a step's images, those that its first and last rows cut included
+    int64_t rows = g->o.chunk + 2 * g->image_rows;
+    RV_TRY(rv_features_new(&g->features, rows, e));
+    RV_TRY(g->be->alloc(g->ctx, &g->feature_rows, (size_t)(rows * g->width) * real, e));
     RV_TRY(g->be->alloc(g->ctx, &g->logits, (size_t)(slots * g->vocab) * real, e));
     return g->be->alloc(g->ctx, &g->hidden, (size_t)(slots * g->width) * real, e);
 }
@@ -97,7 +95,7 @@ void rv_generator_free(rv_generator *g, bool model) {
     if (!g) {
         return;
     }
-    const rv_dev all[] = {g->feature_rows, g->encoded, g->logits, g->hidden};
+    const rv_dev all[] = {g->feature_rows, g->logits, g->hidden};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (model && !rv_dev_none(all[i])) {
             g->be->free(g->ctx, all[i]);
@@ -108,7 +106,7 @@ void rv_generator_free(rv_generator *g, bool model) {
     }
     rv_prefix_free(&g->prefix);
     free(g->slots);
-    free(g->features);
+    rv_features_free(&g->features);
     free(g->feature_row);
     free(g->seqs);
     free(g->who);

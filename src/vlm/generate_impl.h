@@ -1,6 +1,7 @@
 // generate_impl.h - what the generator's files share: slots and what a step works on.
 #pragma once
 
+#include "feature_pool.h"
 #include "generate.h"
 #include "prefix.h"
 #include "rng.h"
@@ -28,12 +29,6 @@ typedef struct {
     int64_t take; // rows of this step
 } rv_slot;
 
-// Features of images, kept while there is room.
-typedef struct {
-    uint64_t key[2];
-    uint64_t used; // step; 0: empty
-} rv_feature;
-
 struct rv_generator {
     rv_vlm *m;
     const rv_backend *be;
@@ -45,9 +40,8 @@ struct rv_generator {
     bool value_head;
     int64_t vocab, width, image_rows; // image_rows: the most of one image
 
-    rv_feature *features;
-    int64_t n_features;
-    rv_dev feature_rows, encoded; // (n_features, image_rows, C), (RV_N_ENCODE, image_rows, C)
+    rv_features features;
+    rv_dev feature_rows; // (features.rows, C)
 
     rv_dev logits, hidden; // (slots, V), (slots, C)
     int32_t *feature_row;  // (chunk)

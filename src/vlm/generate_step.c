@@ -76,35 +76,7 @@ static bool must_wait(const rv_generator *g, const rv_slot *s) {
     return false;
 }
 
-static rv_feature *find_feature(const rv_generator *g, const uint64_t key[2]) {
-    for (int64_t i = 0; i < g->n_features; i++) {
-        rv_feature *f = &g->features[i];
-        if (f->used && f->key[0] == key[0] && f->key[1] == key[1]) {
-            return f;
-        }
-    }
-    return NULL;
-}
-
-// Keeps a place for an image's features in this step; NULL when all are needed by others.
-static rv_feature *claim_feature(rv_generator *g, const uint64_t key[2], bool *is_new) {
-    rv_feature *f = find_feature(g, key);
-    *is_new = !f;
-    if (!f) {
-        f = g->features;
-        for (int64_t i = 1; i < g->n_features; i++) {
-            f = g->features[i].used < f->used ? &g->features[i] : f;
-        }
-        if (f->used == g->step) {
-            return NULL;
-        }
-        memcpy(f->key, key, sizeof f->key);
-    }
-    f->used = g->step;
-    return f;
-}
-
-// Images of this step that are to be encoded.
+// Images of this step that are to be encoded; their rows lie behind one another.
 typedef struct {
     rv_view views[RV_N_ENCODE];
     rv_feature *at[RV_N_ENCODE];
@@ -112,21 +84,33 @@ typedef struct {
 } encode_list;
 
 static rv_status encode(rv_generator *g, encode_list *l, rv_err *e) {
-    int64_t row = g->width * (int64_t)sizeof(float), from = 0;
-    rv_status st = l->n ? rv_vlm_encode(g->m, g->encoded, l->views, l->n, e) : RV_OK;
-    for (int64_t i = 0; i < l->n; i++) {
-        if (st != RV_OK) {
-            l->at[i]->used = 0;
-            continue;
-        }
-        int64_t to = (l->at[i] - g->features) * g->image_rows * row, bytes = l->views[i].rows * row;
-        g->be->copy(g->ctx, rv_dev_at(g->feature_rows, to), rv_dev_at(g->encoded, from),
-                    (size_t)bytes);
-        from += bytes;
+    if (l->n == 0) {
+        return RV_OK;
+    }
+    int64_t row = g->width * (int64_t)sizeof(float);
+    rv_status st =
+        rv_vlm_encode(g->m, rv_dev_at(g->feature_rows, l->at[0]->row0 * row), l->views, l->n, e);
+    for (int64_t i = 0; st != RV_OK && i < l->n; i++) {
+        l->at[i]->used = 0;
     }
     g->stats.images += st == RV_OK ? l->n : 0;
     l->n = 0;
     return st;
+}
+
+static rv_status encode_later(rv_generator *g, encode_list *l, rv_feature *f, const rv_view *view,
+                              rv_err *e) {
+    const rv_feature *last = l->n ? l->at[l->n - 1] : NULL;
+    if (l->n == RV_N_ENCODE || (last && last->row0 + last->rows != f->row0)) {
+        rv_status st = encode(g, l, e);
+        if (st != RV_OK) {
+            f->used = 0;
+            return st;
+        }
+    }
+    l->views[l->n] = *view;
+    l->at[l->n++] = f;
+    return RV_OK;
 }
 
 // Makes sure of the features of the rows that `s` takes; takes fewer where there is no room.
@@ -138,17 +122,15 @@ static rv_status need_features(rv_generator *g, rv_slot *s, encode_list *l, rv_e
         }
         last = s->place[i] / g->image_rows;
         bool is_new;
-        rv_feature *f = claim_feature(g, s->image_key[last], &is_new);
+        const rv_view *view = &s->images[last];
+        rv_feature *f =
+            rv_features_claim(&g->features, s->image_key[last], view->rows, g->step, &is_new);
         if (!f) {
             s->take = i - s->done;
             break;
         }
         if (is_new) {
-            l->views[l->n] = s->images[last];
-            l->at[l->n++] = f;
-            if (l->n == RV_N_ENCODE) {
-                RV_TRY(encode(g, l, e));
-            }
+            RV_TRY(encode_later(g, l, f, view, e));
         }
     }
     return RV_OK;
@@ -196,20 +178,18 @@ static void add_sequence(rv_generator *g, int64_t k, int who, int32_t *feature_r
     while (s->n_blocks * RV_KV_BLOCK < s->done + s->take) {
         add_block(g, s);
     }
-    bool images = false;
+    int64_t image = -1, row0 = 0;
     for (int64_t i = 0; i < s->take; i++) {
-        int64_t at = s->done + i;
-        feature_row[i] = -1;
-        if (at < s->n_prompt && s->place[at] >= 0) {
-            int64_t image = s->place[at] / g->image_rows, row = s->place[at] % g->image_rows;
-            int64_t f = find_feature(g, s->image_key[image]) - g->features;
-            feature_row[i] = (int32_t)(f * g->image_rows + row);
-            images = true;
+        int64_t place = s->done + i < s->n_prompt ? s->place[s->done + i] : -1;
+        if (place >= 0 && place / g->image_rows != image) {
+            image = place / g->image_rows;
+            row0 = rv_features_find(&g->features, s->image_key[image])->row0;
         }
+        feature_row[i] = place >= 0 ? (int32_t)(row0 + place % g->image_rows) : -1;
     }
     g->who[k] = who;
     g->seqs[k] = (rv_extend){.ids = s->ids + s->done,
-                             .feature = images ? feature_row : NULL,
+                             .feature = image >= 0 ? feature_row : NULL,
                              .n = s->take,
                              .pos0 = s->done,
                              .table = s->table,
@@ -301,9 +281,7 @@ static rv_status check_epoch(rv_generator *g, rv_err *e) {
         }
     }
     rv_prefix_clear(&g->prefix);
-    for (int64_t i = 0; i < g->n_features; i++) {
-        g->features[i].used = 0;
-    }
+    rv_features_clear(&g->features);
     g->epoch = now;
     return RV_OK;
 }
