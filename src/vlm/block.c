@@ -197,6 +197,18 @@ static void spread(rv_vlm *m, rv_tower *t, const rv_pass *p) {
     m->be->scatter_rows(m->ctx, t->d_o, t->dq, p->pick, p->n_pick, q_width(t));
 }
 
+// Through the keys' layer. A constant added to every key shifts all scores of a query alike, and
+// softmax takes it out again: without rotary angles the bias has no gradient, only rounding noise,
+// which Adam would blow up to whole steps.
+static void keys_backward(rv_vlm *m, const rv_tower *t, const rv_block *b, const rv_saved *s,
+                          const rv_pass *p, rv_dev dx) {
+    rv_layer keys = b->linear[RV_K];
+    if (rv_dev_none(p->angle)) {
+        keys.bias = -1;
+    }
+    rv_layer_backward(m, &keys, dx, true, t->dk, t->norm, p->rows, s->lora_h[RV_K], t->lora_g);
+}
+
 // Through the attention: t->dx, the gradient of `mid`, becomes that of x.
 static void attention_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
     const rv_block *b = &t->blocks[i];
@@ -215,7 +227,7 @@ static void attention_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, 
     rv_norm_forward(m, &b->norm1, t->norm, x, p->rows, t->width, t->eps);
     back(m, t, b, s, RV_Q, dn, false, t->dq, t->norm, p->rows);
     if (!t->fused) {
-        back(m, t, b, s, RV_K, dn, true, t->dk, t->norm, p->rows);
+        keys_backward(m, t, b, s, p, dn);
         back(m, t, b, s, RV_V, dn, true, t->dv, t->norm, p->rows);
     }
     if (flows) {

@@ -116,6 +116,13 @@ describe("score", function()
     close((sides[1] - sides[2]) / (2 * step), dot, 1e-3 * math.abs(dot) + 1e-4)
   end)
 
+  it("gives no gradient to what softmax takes out again: the tower's key biases", function()
+    local m = model()
+    m:score(samples(), { grad = true }).logprobs:sum():backward()
+    assert.equal(("\0"):rep(4 * 12), m:get("vision.layers.0.k.bias", "grad"):data())
+    assert.not_equal(("\0"):rep(4 * 12), m:get("vision.layers.0.q.bias", "grad"):data())
+  end)
+
   it("frees a score that nothing holds any more", function()
     local m = model()
     for _ = 1, 3 do
