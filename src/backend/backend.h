@@ -214,7 +214,7 @@ typedef struct rv_backend {
     /// dw += dy^T x in the order of w's master buffer, rows ascending on top of what dw holds (so a
     /// split of the rows over calls gives the same bits); db (N) += column sums of dy unless none.
     /// With w->round_x both sides are rounded to bf16 and rows are taken two by two from the call's
-    /// first, so there a split keeps the bits at even rows.
+    /// first, so there a split keeps the bits at even rows. dw none: only db.
     void (*linear_dw)(rv_ctx *c, rv_dev dw, rv_dev db, rv_dev dy, rv_dev x, int64_t m,
                       const rv_weight *w);
     /// da += lora_g^T x, db_ += scale dy^T lora_h; in the orders of a's and b's masters.

@@ -234,25 +234,56 @@ static int model_get(lua_State *L) {
     return 1;
 }
 
-// m:lora_add(role, r, scale [, train])
+// Adapters count from 1; 0 is none.
+static int check_adapter(lua_State *L, int arg, lua_Integer least) {
+    lua_Integer k = luaL_checkinteger(L, arg);
+    luaL_argcheck(L, k >= least && k <= RV_ADAPTERS, arg, "no such adapter");
+    return (int)k - 1;
+}
+
+static bool flag(lua_State *L, int table, const char *key) {
+    lua_getfield(L, table, key);
+    bool on = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return on;
+}
+
+// m:lora_add(adapter, role, {r =, scale =, bias =, train =})
 static int model_lora_add(lua_State *L) {
+    static const char *const known[] = {"r", "scale", "bias", "train", NULL};
     rv_vlm *m = rv_core_check(L, 1);
-    int64_t i = check_role(L, m, 2);
-    lua_Integer r = luaL_checkinteger(L, 3);
-    float scale = (float)luaL_checknumber(L, 4);
-    luaL_argcheck(L, r > 0 && r <= INT32_MAX, 3, "wanted a positive rank");
+    int adapter = check_adapter(L, 2, 1);
+    int64_t i = check_role(L, m, 3);
+    luaL_checktype(L, 4, LUA_TTABLE);
+    rv_bind_check_keys(L, 4, known);
+    lua_getfield(L, 4, "r");
+    lua_Integer r = luaL_checkinteger(L, -1);
+    luaL_argcheck(L, r > 0 && r <= INT32_MAX, 4, "wanted a positive rank");
+    lua_getfield(L, 4, "scale");
+    rv_lora_spec o = {.r = (int)r,
+                      .scale = (float)luaL_checknumber(L, -1),
+                      .bias = flag(L, 4, "bias"),
+                      .train = flag(L, 4, "train")};
     rv_err e = {0};
-    if (rv_vlm_lora_add(m, i, (int)r, scale, lua_toboolean(L, 5), &e) != RV_OK) {
+    if (rv_vlm_lora_add(m, adapter, i, &o, &e) != RV_OK) {
         return rv_bind_raise(L, &e);
     }
     return 0;
 }
 
-// m:lora_enable(on)
-static int model_lora_enable(lua_State *L) {
+// m:lora_use(adapter): 0 is the base model
+static int model_lora_use(lua_State *L) {
+    rv_vlm_lora_use(rv_core_check(L, 1), check_adapter(L, 2, 0));
+    return 0;
+}
+
+// m:train(role)
+static int model_train(lua_State *L) {
     rv_vlm *m = rv_core_check(L, 1);
-    luaL_checktype(L, 2, LUA_TBOOLEAN);
-    rv_vlm_lora_enable(m, lua_toboolean(L, 2));
+    rv_err e = {0};
+    if (rv_vlm_train(m, check_role(L, m, 2), &e) != RV_OK) {
+        return rv_bind_raise(L, &e);
+    }
     return 0;
 }
 
@@ -318,7 +349,8 @@ int luaopen_rv_core(lua_State *L) {
         {"set", model_set},
         {"get", model_get},
         {"lora_add", model_lora_add},
-        {"lora_enable", model_lora_enable},
+        {"lora_use", model_lora_use},
+        {"train", model_train},
         {"epoch", model_epoch},
         {"zero_grad", model_zero_grad},
         {"grad_norm", model_grad_norm},

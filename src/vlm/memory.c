@@ -76,7 +76,7 @@ static int64_t tile_patches(const rv_arch *a) {
 static int64_t sides_of(const rv_arch *a) { return tile_patches(a) / a->vision.merge + 1; }
 
 static int64_t rank_of(const rv_vlm *m, const rv_layer *l) {
-    return l->lora_a >= 0 ? m->params[l->lora_a].w.n : 0;
+    return l->weight >= 0 ? rv_lora_rank(m, &m->params[l->weight]) : 0;
 }
 
 // Queries, keys and values: arrays of their own, or side by side in rows of one.
@@ -192,6 +192,15 @@ static void lay_seeing(rv_vlm *m, rv_arena *a, bool learns) {
     }
 }
 
+// The widest layer whose adapter has a bias.
+static int64_t widest_bias(const rv_vlm *m) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < m->n_params; i++) {
+        n = most(n, rv_lora_bias(&m->params[i]));
+    }
+    return n;
+}
+
 static void lay_activations(rv_vlm *m, rv_arena *a) {
     const rv_arch *h = &m->arch;
     bool seen = h->vision.width > 0;
@@ -202,6 +211,7 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
     lay_kept(m, &m->text, a, text);
     lay_gradients(&m->text, a, text);
     m->hidden = rv_arena_take(a, m->o.max_rows * c);
+    m->lora_bias = rv_arena_take(a, widest_bias(m));
     m->angle = rv_arena_take(a, m->o.max_rows * h->text.head_dim);
     m->angles = rv_arena_take(a, m->positions * h->text.head_dim);
     if (seen) {

@@ -42,7 +42,7 @@ int64_t rv_param_add_matrix(rv_vlm *m, rv_part part, int stage, const char *role
 static void add_layer(rv_vlm *m, rv_layer *l, rv_part part, int stage, const char *role, int64_t n,
                       int64_t k, bool bias) {
     char name[64];
-    *l = (rv_layer){-1, -1, -1, -1, 0};
+    *l = (rv_layer){-1, -1};
     snprintf(name, sizeof name, "%s.weight", role);
     l->weight = rv_param_add_matrix(m, part, stage, name, n, k, part == RV_PART_VALUE);
     m->params[l->weight].info.linear = part != RV_PART_VALUE;
@@ -78,7 +78,7 @@ static void add_block(rv_vlm *m, rv_tower *t, int i, rv_part part, const char *t
     snprintf(role, sizeof role, "%s.layers.%d.norm2", tower, i);
     add_norm(m, &b->norm2, part, stage, role, t->width, !t->rms);
     for (int k = 0; k < RV_NLINEAR; k++) {
-        b->linear[k] = (rv_layer){-1, -1, -1, -1, 0};
+        b->linear[k] = (rv_layer){-1, -1};
         if (names[k]) {
             snprintf(role, sizeof role, "%s.layers.%d.%s", tower, i, names[k]);
             add_layer(m, &b->linear[k], part, stage, role, out[k], in[k], bias[k]);
@@ -148,7 +148,7 @@ static void describe_text(rv_vlm *m) {
                   t->head_bias);
         return;
     }
-    m->head = (rv_layer){m->embed, -1, -1, -1, 0};
+    m->head = (rv_layer){m->embed, -1};
     if (t->head_bias) {
         m->head.bias = add_vector(m, RV_PART_HEAD, m->stage_head, "text.head.bias", t->vocab);
     }
@@ -181,8 +181,9 @@ static bool tower_new(rv_tower *t, int blocks) {
 }
 
 static bool tables_new(rv_vlm *m) {
-    // a block has at most 18 parameters and 7 adapters; 32 stand outside
-    m->cap_params = 32 + 32 * ((int64_t)m->arch.vision.layers + m->arch.text.layers);
+    // a block has at most 18 parameters and 7 layers with adapters of 3; outside stand fewer
+    m->cap_params =
+        128 + (18 + 7 * 3 * RV_ADAPTERS) * ((int64_t)m->arch.vision.layers + m->arch.text.layers);
     m->params = rv_calloc(m->cap_params, sizeof *m->params);
     return m->params && tower_new(&m->text, m->arch.text.layers) &&
            (!m->arch.vision.width || tower_new(&m->vision, m->arch.vision.layers));
@@ -295,7 +296,6 @@ rv_status rv_vlm_new(rv_vlm **out, const rv_backend *be, rv_ctx *ctx, const rv_a
     m->ctx = ctx;
     m->arch = *arch;
     m->o = *o;
-    m->lora_on = true;
     m->resident = -1;
     if (!tables_new(m)) {
         rv_vlm_free(m);
@@ -346,6 +346,21 @@ static rv_status array_of(const rv_param *p, rv_of what, rv_dev *out, rv_err *e)
                                   : p->v;
     if (rv_dev_none(*out) && what != RV_OF_PARAM) {
         return RV_FAIL(e, RV_EARG, "%s is not trained: it has no gradient", p->info.role);
+    }
+    return RV_OK;
+}
+
+rv_status rv_vlm_train(rv_vlm *m, int64_t i, rv_err *e) {
+    RV_TRY(check_param(m, i, e));
+    rv_param *p = &m->params[i];
+    if (m->ready) {
+        return RV_FAIL(e, RV_EARG, "%s: what learns is settled before parameters are set",
+                       p->info.role);
+    }
+    p->info.trained = true;
+    if (p->w.store == RV_I8 || p->w.store == RV_NF4) { // what learns is not quantised
+        p->w.store = m->o.store;
+        p->w.round_x = m->o.round_x;
     }
     return RV_OK;
 }

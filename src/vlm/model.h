@@ -16,6 +16,12 @@ typedef struct {
 
 typedef struct rv_layer rv_layer;
 
+// An adapter beside a weight, by parameter numbers; a 0: none.
+typedef struct {
+    int64_t a, b, bias; // bias 0: none
+    float scale;
+} rv_adapter;
+
 typedef struct {
     rv_param_info info;
     int stage;       // its place on the way from the pixels to the outputs
@@ -24,12 +30,12 @@ typedef struct {
     rv_dev value;    // vectors: the values; trained matrices: the fp32 master (w.fwd when F32)
     rv_dev grad, m, v;
     int64_t elems; // of value, grad, m, v
+    rv_adapter lora[RV_ADAPTERS];
 } rv_param;
 
 // A linear layer, by parameter numbers; -1: none.
 struct rv_layer {
-    int64_t weight, bias, lora_a, lora_b;
-    float lora_scale;
+    int64_t weight, bias;
 };
 
 // A norm: LayerNorm with a bias, RMSNorm without.
@@ -113,7 +119,8 @@ struct rv_vlm {
     rv_ctx *ctx;
     rv_arch arch;
     rv_vlm_options o;
-    bool ready, lora_on;
+    bool ready;
+    int lora; // the adapter in use; -1: none
     uint64_t epoch;
 
     rv_param *params;
@@ -150,6 +157,7 @@ struct rv_vlm {
     rv_dev rows_h, drows_h;          // (head_rows, C)
     rv_dev logits;                   // (head_rows, V)
     rv_dev head_lora_h, head_lora_g; // (head_rows, r)
+    rv_dev lora_bias;                // (outputs): of a layer whose adapter has one
     rv_dev logp, entropy, lse, g_logp, g_entropy; // (head_rows)
     rv_dev value_h[2], value_out, dvalue_h[2];    // (head_rows, h/4), (.., h/8), (head_rows)
 
@@ -173,7 +181,8 @@ struct rv_vlm {
     int64_t n_pieces, cap_pieces;
     rv_batch kept;    // a copy, while a kept score is live
     void *kept_block; // the memory of its arrays
-    bool live, kept_lora;
+    bool live;
+    int kept_lora;
     int64_t resident; // the piece whose activations are there; -1: none
 };
 
@@ -218,6 +227,11 @@ void rv_tile_angles(const rv_arch_vision *v, float *out, int64_t sides);
 /// where windows end in cu[1..]. Returns how many windows there are.
 int64_t rv_tile_windows(const rv_arch_vision *v, int64_t h, int64_t w, int32_t *place, int32_t *cu,
                         int32_t row0);
+
+// ---- lora.c ----
+/// The highest rank and the most outputs with a bias among the adapters beside a weight.
+int64_t rv_lora_rank(const rv_vlm *m, const rv_param *w);
+int64_t rv_lora_bias(const rv_param *w);
 
 // ---- layer.c ----
 void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t rows, rv_act act,

@@ -56,5 +56,7 @@ rv_status rv_vlm_adamw(rv_vlm *m, const rv_adamw *how, float value_lr, rv_err *e
     return RV_OK;
 }
 
-// Doubled, so that one bit tells the model with its adapters from the base model.
-uint64_t rv_vlm_epoch(const rv_vlm *m) { return 2 * m->epoch + m->lora_on; }
+// Spread, so that it tells the adapter in use.
+uint64_t rv_vlm_epoch(const rv_vlm *m) {
+    return (RV_ADAPTERS + 1) * m->epoch + (uint64_t)(m->lora + 1);
+}

@@ -309,7 +309,7 @@ static rv_status keep_batch(rv_vlm *m, const rv_batch *b, rv_err *e) {
     m->kept.ask_id = move(&at, b->ask_id, b->n_ask, sizeof *b->ask_id);
     m->kept.value_row = move(&at, b->value_row, b->n_value, sizeof *b->value_row);
     m->kept.hidden_row = move(&at, b->hidden_row, b->n_hidden, sizeof *b->hidden_row);
-    m->kept_lora = m->lora_on;
+    m->kept_lora = m->lora;
     m->live = true;
     return RV_OK;
 }
@@ -401,7 +401,7 @@ rv_status rv_vlm_backward(rv_vlm *m, const rv_scores *g, float value_grad, rv_er
     if (!m->live) {
         return RV_FAIL(e, RV_EARG, "no differentiable score is live");
     }
-    bool lora = m->lora_on;
+    int lora = m->lora;
     int64_t resident = m->resident;
     rv_status s = cut(m, &m->kept, e); // another score may have cut its own batch since
     m->resident = resident;
@@ -409,9 +409,9 @@ rv_status rv_vlm_backward(rv_vlm *m, const rv_scores *g, float value_grad, rv_er
         if (resident == 0) {
             number_rows(m, &m->kept, &m->pieces[0]);
         }
-        m->lora_on = m->kept_lora;
+        m->lora = m->kept_lora;
         s = backward(m, g, value_grad, e);
-        m->lora_on = lora;
+        m->lora = lora;
     }
     rv_vlm_forget(m);
     return s;

@@ -86,12 +86,24 @@ rv_status rv_vlm_param_set(rv_vlm *m, int64_t i, rv_of what, const void *data, r
 rv_status rv_vlm_param_get(const rv_vlm *m, int64_t i, rv_of what, float *data, rv_err *e);
 
 // ---- LoRA: pairs A (r, in), B (out, r) beside linear weights ----
-/// Adds an adapter beside linear parameter `i`; A and B become parameters "ROLE.lora_a",
-/// "ROLE.lora_b" (part of the weight's part, trained when `train`). All are added before the first
-/// parameter is set.
-rv_status rv_vlm_lora_add(rv_vlm *m, int64_t i, int r, float scale, bool train, rv_err *e);
-/// Switches all adapters on or off (off: the base model, the frozen KL reference).
-void rv_vlm_lora_enable(rv_vlm *m, bool on);
+enum { RV_ADAPTERS = 4 }; // that may stand side by side
+
+typedef struct {
+    int r;
+    float scale;
+    bool bias; // B has a bias (out), scaled with it
+    bool train;
+} rv_lora_spec;
+
+/// Adds one layer of adapter number `adapter` (from 0) beside linear parameter `i`: A, B and B's
+/// bias become parameters "ROLE.lora_a", "ROLE.lora_b", "ROLE.lora_bias" (of adapter 1 on with
+/// ".1" behind), part of the weight's part. All are added before the first parameter is set.
+rv_status rv_vlm_lora_add(rv_vlm *m, int adapter, int64_t i, const rv_lora_spec *o, rv_err *e);
+/// Puts one adapter to use, or none (-1: the base model). A new model uses adapter 0.
+void rv_vlm_lora_use(rv_vlm *m, int adapter);
+int rv_vlm_lora_used(const rv_vlm *m);
+/// Lets a single parameter learn, of a part that does not; before the first parameter is set.
+rv_status rv_vlm_train(rv_vlm *m, int64_t i, rv_err *e);
 
 // ---- images ----
 // What the processor makes of one image of a prompt: `tiles` grids of h x w patches. Patches come
@@ -164,7 +176,7 @@ double rv_vlm_grad_norm(rv_vlm *m);
 /// rate. Weight decay acts on every trained parameter, as in torch. Errors: RV_ENUMERIC when a
 /// gradient is not finite (nothing changes).
 rv_status rv_vlm_adamw(rv_vlm *m, const rv_adamw *how, float value_lr, rv_err *e);
-/// A number that changes whenever weights change, and with the adapters' switch: cached keys of
+/// A number that changes whenever weights change, and with the adapter in use: cached keys of
 /// another epoch are stale.
 uint64_t rv_vlm_epoch(const rv_vlm *m);
 

@@ -136,7 +136,10 @@ static void add_adapters(rv_vlm *m) {
     int64_t n = rv_vlm_param_count(m);
     for (int64_t i = 0, k = 0; i < n; i++) {
         if (rv_vlm_param(m, i)->linear) {
-            must(rv_vlm_lora_add(m, i, 1 + (int)(k++ % 5), 0.7f, true, &e), &e);
+            must(rv_vlm_lora_add(
+                     m, 0, i,
+                     &(rv_lora_spec){.r = 1 + (int)(k++ % 5), .scale = 0.7f, .train = true}, &e),
+                 &e);
         }
     }
 }
@@ -196,7 +199,7 @@ static void compare_with_full(const rv_arch *a, rv_vlm_options o, int threads,
     tiny_scores *g = tiny_upstream(2);
     tiny full = tiny_new(a, &full_options, 1, NULL), t = tiny_new(a, &o, threads, prepare);
     backward(&full, &b->b, g, 0.5f);
-    rv_vlm_lora_enable(t.m, adapters_on);
+    rv_vlm_lora_use(t.m, adapters_on ? 0 : -1);
     backward(&t, &b->b, g, 0.5f);
     float **x = gradients(&full), **y = gradients(&t);
     same_gradients(&full, x, &t, y);
@@ -326,10 +329,10 @@ static void what_stands_between_changes_nothing(void **state) {
     rv_vlm_zero_grad(t.m);
     rv_err e = {0};
     free(tiny_score(&t, &b->b, true));
-    rv_vlm_lora_enable(t.m, false);
+    rv_vlm_lora_use(t.m, -1);
     free(tiny_score(&t, &other->b, false));
     must(rv_vlm_backward(t.m, &g->s, 1, &e), &e);
-    rv_vlm_lora_enable(t.m, true);
+    rv_vlm_lora_use(t.m, 0);
     float **got = gradients(&t);
     same_gradients(&t, want, &t, got);
     free_gradients(&t, want);

@@ -51,7 +51,9 @@ static void the_host_never_peeks(void **state) {
 
 static void add_one_adapter(rv_vlm *m) {
     rv_err e = {0};
-    must(rv_vlm_lora_add(m, rv_vlm_param_find(m, "text.layers.1.up.weight"), 3, 2, true, &e), &e);
+    must(rv_vlm_lora_add(m, 0, rv_vlm_param_find(m, "text.layers.1.up.weight"),
+                         &(rv_lora_spec){.r = 3, .scale = 2, .train = true}, &e),
+         &e);
 }
 
 // What is taken is what was planned, to the byte but for the context's own.
@@ -232,7 +234,8 @@ static void add_adapters(rv_vlm *m) {
     for (int64_t i = 0, n = rv_vlm_param_count(m); i < n; i++) {
         const rv_param_info *p = rv_vlm_param(m, i);
         if (p->linear && p->part == RV_PART_LANGUAGE) {
-            must(rv_vlm_lora_add(m, i, 4, 1, true, &e), &e);
+            must(rv_vlm_lora_add(m, 0, i, &(rv_lora_spec){.r = 4, .scale = 1, .train = true}, &e),
+                 &e);
         }
     }
 }
@@ -256,7 +259,7 @@ static void every_way_of_training_learns(void **state) {
         print_message("%s%s: %.1f to %.1f\n", rv_dtype_name(o.store), k >= 4 ? ", adapters" : "",
                       before, after);
         assert_true(after > 0.5 * before);
-        rv_vlm_lora_enable(t.m, false);
+        rv_vlm_lora_use(t.m, -1);
         assert_true((total_logp(&t, b) == after) == (k < 4));
         free(b);
         tiny_free(&t);

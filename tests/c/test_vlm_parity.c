@@ -408,7 +408,8 @@ static void add_llava_adapters(rv_vlm *m) {
     for (int64_t i = 0, n = rv_vlm_param_count(m); i < n; i++) {
         const rv_param_info *p = rv_vlm_param(m, i);
         if (p->linear && p->part == RV_PART_LANGUAGE) {
-            must(rv_vlm_lora_add(m, i, 4, 2, true, &e), &e);
+            must(rv_vlm_lora_add(m, 0, i, &(rv_lora_spec){.r = 4, .scale = 2, .train = true}, &e),
+                 &e);
         }
     }
 }

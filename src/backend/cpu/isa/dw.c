@@ -191,12 +191,14 @@ static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int6
                      int64_t m0) {
     _Alignas(64) float dy[CHUNK * NC];
     int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK;
-    copy_x(work, a, k0, k1, m0, rows);
-    for (int64_t k = k0; a->paired && k < k1; k++) {
+    if (a->dw) {
+        copy_x(work, a, k0, k1, m0, rows);
+    }
+    for (int64_t k = k0; a->dw && a->paired && k < k1; k++) {
         finish_strip(a, work + (k - k0) * STRIP, MR, rows);
     }
     for (int64_t col = p0 * RV_PANEL; col < p1 * RV_PANEL; col += NC) {
-        if (col < a->n) {
+        if (a->dw && col < a->n) {
             ahead next = {a->dy + m0 * a->n + col + NC, a->n, col + NC < p1 * RV_PANEL ? rows : 0};
             copy_dy(dy, a, col, m0, rows);
             multiply(a, work, dy, col, k0, k1, finish_strip(a, dy, NC, rows), &next);
