@@ -1,130 +1,26 @@
--- adapter.lua - LoRA adapters in PEFT's layout: which linears have one, read and written.
+-- adapter.lua - LoRA adapters in PEFT's layout: read, made, written.
 --
 -- A folder is adapter_config.json and adapter_model.safetensors. The tensors in the file decide which
--- modules have an adapter, whatever naming of the base model they were written for; new files carry
--- the names of transformers 5. Source: github.com/huggingface/peft, docs "Checkpoint format".
+-- modules have an adapter, whatever naming of the base model they were written for; what is written
+-- carries the names of transformers 5. Several adapters may stand side by side on one base, by number.
+-- Source: github.com/huggingface/peft, docs "Checkpoint format".
 local fields = require "rl4vlm.config_fields"
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
-local regex = require "rl4vlm.regex"
 local safetensors = require "rl4vlm.safetensors"
 local slice = require "rl4vlm.slice"
+local targets = require "rl4vlm.adapter_targets"
 
 local M = {}
 
 local config_file, weights_file = "adapter_config.json", "adapter_model.safetensors"
 
--- Linear layers of the decoder: what an adapter stands beside when nothing else is asked for.
-M.default_targets = [[.*(language_model|text_model).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)]]
-
--- ---- which modules ----
-
-local function is_linear(param)
-  return param.linear and param.role:match("%.weight$") ~= nil
-end
-
--- One entry of a list, or a regular expression, against one path of a module.
-local function path_matches(rule, path)
-  if type(rule) == "string" then
-    return regex.full_match(rule, path)
-  end
-  for _, entry in ipairs(rule) do
-    if path == entry or path:sub(-#entry - 1) == "." .. entry then
-      return true
-    end
-  end
-  return false
-end
-
-local function layer_allowed(layers, pattern, path)
-  if layers == nil then
-    return true
-  end
-  local names = type(pattern) == "table" and pattern or { pattern }
-  local index
-  if #names == 0 then
-    index = path:match("%.[^.]*%.(%d+)%.")
-  end
-  for _, name in ipairs(names) do
-    index = index or path:match("%." .. name:gsub("%p", "%%%0") .. "%.(%d+)%.")
-  end
-  for _, layer in ipairs(type(layers) == "table" and layers or { layers }) do
-    if tonumber(index) == layer then
-      return true
-    end
-  end
-  return false
-end
-
--- True when a rule holds for the module under any of its names.
-local function any_path(paths, rule)
-  for _, path in ipairs(paths) do
-    if path_matches(rule, path) then
-      return true
-    end
-  end
-  return false
-end
-
-local function paths_of(family, role)
-  local _, names = family.names(role)
-  local paths = {}
-  for i, name in ipairs(names) do
-    paths[i] = name:gsub("%.weight$", "")
-  end
-  return paths
-end
-
----The linear layers that PEFT's rules pick. A list entry is a module's path or its end after a dot; a
----string is a regular expression for the whole path, "all-linear" every linear but the head. A module
----may match under any of the names that its family has had.
----@param family table
----@param params table[]
----@param rules table  target_modules, exclude_modules, layers_to_transform, layers_pattern
----@return string[] roles
-function M.targets(family, params, rules)
-  local roles = {}
-  for _, param in ipairs(params) do
-    if is_linear(param) then
-      local paths = paths_of(family, param.role)
-      local wanted
-      if rules.target_modules == "all-linear" then
-        wanted = not param.role:match("^text%.head%.")
-      else
-        wanted = any_path(paths, rules.target_modules)
-      end
-      if wanted and not (rules.exclude_modules and any_path(paths, rules.exclude_modules))
-        and layer_allowed(rules.layers_to_transform, rules.layers_pattern, paths[1]) then
-        roles[#roles + 1] = param.role
-      end
-    end
-  end
-  return roles
-end
-
--- The value that rank_pattern or alpha_pattern gives a module, or the general one.
-local function pattern_value(pattern, paths, general)
-  local keys = {}
-  for key in pairs(pattern or {}) do
-    keys[#keys + 1] = key
-  end
-  table.sort(keys)
-  for _, key in ipairs(keys) do
-    for _, path in ipairs(paths) do
-      if regex.full_match("(.*\\.)?(" .. key .. ")", path) then
-        return pattern[key]
-      end
-    end
-  end
-  return general
-end
-
 -- ---- reading ----
 
 -- Settings that change what an adapter computes and are not computed here.
-local refused = { "use_dora", "fan_in_fan_out", "use_qalora", "use_bdlora", "lora_bias",
-  "target_parameters", "layer_replication", "trainable_token_indices", "alora_invocation_tokens",
-  "megatron_config", "arrow_config", "kasa_config", "monteclora_config", "velora_config" }
+local refused = { "use_dora", "fan_in_fan_out", "use_qalora", "use_bdlora", "target_parameters",
+  "layer_replication", "trainable_token_indices", "alora_invocation_tokens", "megatron_config",
+  "arrow_config", "kasa_config", "monteclora_config", "velora_config" }
 
 local function is_set(value)
   return value ~= nil and value ~= false and not (type(value) == "table" and next(value) == nil)
@@ -150,13 +46,14 @@ local function check_config(c)
 end
 
 ---@class rl4vlm.Adapter
----@field dir string
+---@field dir string?
 ---@field config table     adapter_config.json, decoded
 ---@field base string?     what it was trained on
 ---@field weights userdata? the open safetensors; nil for one made from nothing
----@field names table<string, string>  role of each adapter tensor -> its name in the file
----@field whole table<string, string>  roles whose whole tensors the adapter replaces -> name
----@field idle string[]?   tensors of the file beside layers that the model does not run
+---@field stored table<string, string>  role of each tensor -> its name in the file that was read
+---@field names table<string, string>   role of each tensor -> its name in files that are written
+---@field whole table<string, boolean>  roles whose whole tensors the adapter replaces
+---@field trained boolean
 
 ---Opens an adapter's folder and checks its settings.
 ---@param dir string
@@ -182,11 +79,11 @@ function M.open(dir)
     weights = safetensors.open(dir .. "/" .. weights_file) }
 end
 
--- Module path in any naming -> role.
-local function roles_by_path(family, params)
+-- Parameters by every name that files have given them.
+local function by_names(family, params)
   local map = {}
   for _, param in ipairs(params) do
-    if param.part ~= "value" and not param.role:match("%.lora_[ab]$") then
+    if param.part ~= "value" and not param.role:match("%.lora_") then
       local _, names = family.names(param.role)
       for _, name in ipairs(names) do
         map[name] = param
@@ -196,79 +93,201 @@ local function roles_by_path(family, params)
   return map
 end
 
--- Sorts the file's tensors: pairs[role] = {a = name, b = name}, whole[role] = name; others are unknown, or stand
--- beside layers that the model does not run.
-local function sort_tensors(adapter, family, arch, params)
-  local by_name, pairs_of, whole, unknown = roles_by_path(family, params), {}, {}, {}
-  adapter.idle = {}
+local function add(problems, kind, text)
+  problems[kind] = problems[kind] or {}
+  table.insert(problems[kind], text)
+end
+
+local kind_of = { ["A.weight"] = "a", ["B.weight"] = "b", ["B.bias"] = "bias" }
+
+-- Sorts the file's tensors: pairs_of[role] = {a =, b =, bias =}, whole[role], by name.
+local function sort_tensors(adapter, family, params, problems)
+  local by_name, pairs_of, whole = by_names(family, params), {}, {}
   for _, name in ipairs(adapter.weights:names()) do
     local path = name:gsub("^base_model%.model%.", "")
-    local module, which = path:match("^(.*)%.lora_([AB])%.weight$")
+    local module, which = path:match("^(.*)%.lora_([AB]%.%a+)$")
     local param = by_name[module and module .. ".weight" or path]
-    if param and module and is_linear(param) then
+    if param and module and targets.is_linear(param) and kind_of[which] then
       pairs_of[param.role] = pairs_of[param.role] or {}
-      pairs_of[param.role][which:lower()] = name
+      pairs_of[param.role][kind_of[which]] = name
     elseif param and not module then
       whole[param.role] = name
-    elseif family.unused((module or path:gsub("%.weight$", "")) .. ".weight", arch) then
-      adapter.idle[#adapter.idle + 1] = name
     else
-      unknown[#unknown + 1] = name
+      add(problems, "no such layer", name)
     end
-  end
-  if #unknown > 0 then
-    error(("%s/%s: %d tensors fit no linear layer of the model, the first is %s: is it an adapter of another base?")
-      :format(adapter.dir, weights_file, #unknown, unknown[1]), 0)
   end
   return pairs_of, whole
 end
 
-local function check_pair(adapter, family, param, pair)
-  local where = ("%s/%s: %s"):format(adapter.dir, weights_file, pair.a or pair.b)
-  if not (pair.a and pair.b) then
-    error(where .. ": wanted both lora_A and lora_B", 0)
+local function show(shape)
+  return "(" .. table.concat(shape, ", ") .. ")"
+end
+
+-- Rank and scale of a pair whose shapes are right; nil when not.
+local function check_pair(adapter, family, param, pair, problems)
+  local c, info = adapter.fields, adapter.weights
+  local bias = c:get("lora_bias") or false
+  if not (pair.a and pair.b) or bias ~= (pair.bias ~= nil) then
+    add(problems, "wanted lora_A and lora_B" .. (bias and " with a bias" or ""), pair.a or pair.b or pair.bias)
+    return
   end
-  local a, b = adapter.weights:info(pair.a).shape, adapter.weights:info(pair.b).shape
-  local c, paths = adapter.fields, paths_of(family, param.role)
-  local r = pattern_value(c:get("rank_pattern"), paths, c:get("r", 8))
-  if #a ~= 2 or #b ~= 2 or a[1] ~= r or b[2] ~= r or a[2] ~= param.shape[2] or b[1] ~= param.shape[1] then
-    error(("%s: wanted A (%d, %d) and B (%d, %d), came A (%s) and B (%s)"):format(where, r, param.shape[2],
-      param.shape[1], r, table.concat(a, ", "), table.concat(b, ", ")), 0)
+  local paths = targets.paths(family, param.role)
+  local r = targets.pattern_value(c:get("rank_pattern"), paths, c:get("r", 8))
+  local out, inputs = param.shape[1], param.shape[2]
+  local a, b = show(info:info(pair.a).shape), show(info:info(pair.b).shape)
+  if a ~= show { r, inputs } or b ~= show { out, r }
+    or bias and show(info:info(pair.bias).shape) ~= show { out } then
+    add(problems, "wrong shape", ("%s (wanted A %s and B %s, came A %s and B %s)"):format(pair.a,
+      show { r, inputs }, show { out, r }, a, b))
+    return
   end
-  local alpha = pattern_value(c:get("alpha_pattern"), paths, c:get("lora_alpha", 8))
-  return r, alpha / (c:get("use_rslora") and math.sqrt(r) or r)
+  local alpha = targets.pattern_value(c:get("alpha_pattern"), paths, c:get("lora_alpha", 8))
+  return { r = r, scale = alpha / (c:get("use_rslora") and math.sqrt(r) or r), bias = bias }
+end
+
+local function raise_problems(adapter, problems)
+  local lines, kinds = {}, {}
+  for kind in pairs(problems) do
+    kinds[#kinds + 1] = kind
+  end
+  table.sort(kinds)
+  for _, kind in ipairs(kinds) do
+    local names = problems[kind]
+    lines[#lines + 1] = ("%s (%d): %s%s"):format(kind, #names, table.concat(names, ", ", 1, math.min(#names, 4)),
+      #names > 4 and ", ..." or "")
+  end
+  if #lines > 0 then
+    error(("%s/%s: the adapter does not fit the model%s; %s"):format(adapter.dir, weights_file,
+      adapter.base and " (it was made for " .. adapter.base .. ")" or "", table.concat(lines, "; ")), 0)
+  end
+end
+
+---What an opened adapter holds for a model: specs[role] = {r =, scale =, bias =, names = {a =, b =, bias =}}
+---of its pairs, and whole[role] = name of the tensors that replace the model's. Raises once, with all that
+---does not fit.
+---@param adapter rl4vlm.Adapter
+---@param family table
+---@param params table[]
+---@return table specs
+---@return table whole
+function M.match(adapter, family, params)
+  local problems, specs = {}, {}
+  local pairs_of, whole = sort_tensors(adapter, family, params, problems)
+  for _, param in ipairs(params) do
+    local pair, name = pairs_of[param.role], whole[param.role]
+    if pair then
+      specs[param.role] = check_pair(adapter, family, param, pair, problems)
+      if specs[param.role] then
+        specs[param.role].names = pair
+      end
+    elseif name and show(adapter.weights:info(name).shape) ~= show(param.shape) then
+      add(problems, "wrong shape", ("%s (wanted %s, came %s)"):format(name, show(param.shape),
+        show(adapter.weights:info(name).shape)))
+    end
+  end
+  raise_problems(adapter, problems)
+  return specs, whole
+end
+
+-- ---- beside a model ----
+
+local parts = { a = "lora_A.weight", b = "lora_B.weight", bias = "lora_B.bias" }
+
+-- The role of a part of adapter `number` beside a weight.
+local function role_of(role, part, number)
+  return ("%s.lora_%s%s"):format(role, part, number > 1 and "." .. number - 1 or "")
+end
+
+local function written_name(family, role)
+  return "base_model.model." .. family.module(role) .. (role:match("%.weight$") and ".weight" or "")
+end
+
+-- Puts one layer of an adapter there and notes its names.
+local function put(adapter, family, core, role, spec)
+  core:lora_add(adapter.number, role, { r = spec.r, scale = spec.scale, bias = spec.bias, train = adapter.trained })
+  for part, ending in pairs(parts) do
+    if part ~= "bias" or spec.bias then
+      local key = role_of(role, part, adapter.number)
+      adapter.names[key] = ("base_model.model.%s.%s"):format(family.module(role), ending)
+      adapter.stored[key] = spec.names and spec.names[part]
+    end
+  end
+end
+
+local function put_whole(adapter, family, core, role, name)
+  adapter.names[role], adapter.stored[role], adapter.whole[role] = written_name(family, role), name, true
+  if adapter.trained then
+    core:train(role)
+  end
+end
+
+-- Only the path that new files carry.
+local function written_paths(family, role)
+  return { (family.module(role)) }
+end
+
+-- Brings the settings that name modules to the names that are written, where they do not fit already.
+local function fit_config(config, family, params, specs)
+  local rules, given = {}, fields.new(config, config_file)
+  for _, key in ipairs { "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern" } do
+    rules[key] = given:get(key)
+  end
+  local picked, same, count = {}, rules.target_modules ~= nil, 0
+  for _, role in ipairs(same and targets.pick(family, params, rules, written_paths) or {}) do
+    picked[role] = true
+    same = same and specs[role] ~= nil
+  end
+  local modules, ranks, alphas = {}, {}, {}
+  for role, spec in pairs(specs) do
+    local module = family.module(role)
+    same, count = same and picked[role] or false, count + 1
+    modules[#modules + 1], ranks[module] = module, spec.r
+    alphas[module] = spec.scale * (given:get("use_rslora") and math.sqrt(spec.r) or spec.r)
+  end
+  if same then
+    return
+  end
+  table.sort(modules)
+  config.target_modules, config.exclude_modules = json.list(modules), json.null
+  config.layers_to_transform, config.layers_pattern = json.null, json.null
+  if next(given:get("rank_pattern", {})) or next(given:get("alpha_pattern", {})) then
+    config.rank_pattern, config.alpha_pattern = ranks, alphas
+  end
 end
 
 ---Puts an opened adapter beside the model's layers; its values are set by M.fill.
 ---@param adapter rl4vlm.Adapter
 ---@param family table
----@param arch table
 ---@param core userdata
+---@param number integer  from 1
 ---@param train boolean
-function M.attach(adapter, family, arch, core, train)
+function M.attach(adapter, family, core, number, train)
   local params = core:params()
-  local pairs_of, whole = sort_tensors(adapter, family, arch, params)
-  adapter.names, adapter.whole = {}, whole
+  local specs, whole = M.match(adapter, family, params)
+  adapter.number, adapter.trained = number, train
+  adapter.names, adapter.stored, adapter.whole = {}, {}, {}
+  if number > 1 and next(whole) then
+    error(("%s: an adapter with whole modules of its own (%s) cannot stand beside another"):format(adapter.dir,
+      (next(whole))), 0)
+  end
   for _, param in ipairs(params) do
-    local pair = pairs_of[param.role]
-    if pair then
-      local r, scale = check_pair(adapter, family, param, pair)
-      core:lora_add(param.role, r, scale, train)
-      adapter.names[param.role .. ".lora_a"], adapter.names[param.role .. ".lora_b"] = pair.a, pair.b
+    if specs[param.role] then
+      put(adapter, family, core, param.role, specs[param.role])
+    elseif whole[param.role] then
+      put_whole(adapter, family, core, param.role, whole[param.role])
     end
   end
+  fit_config(adapter.config, family, params, specs)
 end
 
 ---Sets an attached adapter's values from its file.
 function M.fill(adapter, core)
-  for _, names in ipairs { adapter.names, adapter.whole } do
-    for role, name in pairs(names) do
-      core:set(role, adapter.weights:get(name))
-    end
+  for role, name in pairs(adapter.stored) do
+    core:set(role, adapter.weights:get(name))
   end
 end
 
--- ---- making and writing ----
+-- ---- making ----
 
 ---@class rl4vlm.lora.Options
 ---@field r integer
@@ -276,7 +295,12 @@ end
 ---@field targets? string|string[]  PEFT's target_modules; default: the decoder's linears
 ---@field exclude? string|string[]
 ---@field layers? integer[]
----@field rslora? boolean
+---@field rank_pattern? table<string, integer>
+---@field alpha_pattern? table<string, number>
+---@field rslora? boolean  alpha over the root of the rank
+---@field bias? boolean    a bias behind B
+---@field save? string[]   whole modules that learn beside: PEFT's modules_to_save
+---@field dropout? number  of the adapters' inputs, in supervised learning
 ---@field seed? integer
 
 ---Puts fresh adapters beside the layers that the options name; M.begin sets their values.
@@ -290,26 +314,37 @@ function M.create(family, core, options, base)
   if math.type(r) ~= "integer" or r < 1 then
     error(("lora: r: wanted a positive whole number, came %s"):format(tostring(r)), 0)
   end
-  local roles = M.targets(family, core:params(), { target_modules = options.targets or M.default_targets,
+  local params = core:params()
+  local roles = targets.pick(family, params, { target_modules = options.targets or targets.default,
     exclude_modules = options.exclude, layers_to_transform = options.layers })
   if #roles == 0 then
     error("lora: targets: no linear layer of the model matches", 0)
   end
-  local names = {}
-  for _, role in ipairs(roles) do
-    core:lora_add(role, r, alpha / (options.rslora and math.sqrt(r) or r), true)
-    local module = "base_model.model." .. family.module(role)
-    names[role .. ".lora_a"], names[role .. ".lora_b"] =
-      module .. ".lora_A.weight", module .. ".lora_B.weight"
-  end
   base = fs.realpath(base) or base
-  return { config = M.config(options, r, alpha, base), base = base, names = names, whole = {} }
+  local adapter = { config = M.config(options, r, alpha, base), base = base, number = 1, trained = true,
+    names = {}, stored = {}, whole = {} }
+  local specs = {}
+  for _, role in ipairs(roles) do
+    local paths = targets.paths(family, role)
+    local own_r = targets.pattern_value(options.rank_pattern, paths, r)
+    local own_alpha = targets.pattern_value(options.alpha_pattern, paths, alpha)
+    specs[role] = { r = own_r, scale = own_alpha / (options.rslora and math.sqrt(own_r) or own_r),
+      bias = options.bias or false }
+    put(adapter, family, core, role, specs[role])
+  end
+  for _, role in ipairs(targets.whole(family, params, options.save or {})) do
+    if not specs[role] then
+      put_whole(adapter, family, core, role)
+    end
+  end
+  fit_config(adapter.config, family, params, specs)
+  return adapter
 end
 
----Begins fresh adapters: A uniform in +-1/sqrt(inputs), B zero.
+---Begins fresh adapters: A uniform in +-1/sqrt(inputs), B and its bias zero.
 function M.begin(adapter, core, seed)
   for _, param in ipairs(core:params()) do
-    if adapter.names[param.role] then
+    if adapter.names[param.role] and not adapter.whole[param.role] then
       local a = param.role:match("%.lora_a$")
       core:set(param.role, slice.random(param.shape, a and "uniform" or "constant",
         a and param.shape[2] ^ -0.5 or 0, seed or 0, param.role))
@@ -317,17 +352,23 @@ function M.begin(adapter, core, seed)
   end
 end
 
+local function or_null(value)
+  return value == nil and json.null or value
+end
+
 ---What adapter_config.json holds for fresh adapters.
 function M.config(options, r, alpha, base)
   local null = json.null
   return { peft_type = "LORA", task_type = "CAUSAL_LM", base_model_name_or_path = base, revision = null,
-    inference_mode = true, r = r, lora_alpha = alpha, lora_dropout = 0.0,
-    target_modules = options.targets or M.default_targets, exclude_modules = options.exclude or null,
-    bias = "none", fan_in_fan_out = false, init_lora_weights = true, modules_to_save = null,
-    layers_to_transform = options.layers or null, layers_pattern = null,
-    use_rslora = options.rslora or false, use_dora = false, lora_bias = false, auto_mapping = null,
-    rank_pattern = {}, alpha_pattern = {} }
+    inference_mode = true, r = r, lora_alpha = alpha, lora_dropout = options.dropout or 0.0,
+    target_modules = options.targets or targets.default, exclude_modules = or_null(options.exclude),
+    bias = "none", fan_in_fan_out = false, init_lora_weights = true, modules_to_save = or_null(options.save),
+    layers_to_transform = or_null(options.layers), layers_pattern = null,
+    use_rslora = options.rslora or false, use_dora = false, lora_bias = options.bias or false,
+    auto_mapping = null, rank_pattern = options.rank_pattern or {}, alpha_pattern = options.alpha_pattern or {} }
 end
+
+-- ---- writing ----
 
 ---Writes the adapter's two files into a folder.
 ---@param dir string
@@ -335,13 +376,8 @@ end
 ---@param core userdata
 function M.save(dir, adapter, core)
   local tensors = {}
-  for _, names in ipairs { adapter.names, adapter.whole } do
-    for role, name in pairs(names) do
-      tensors[name] = core:get(role)
-    end
-  end
-  for _, name in ipairs(adapter.idle or {}) do
-    tensors[name] = adapter.weights:get(name)
+  for role, name in pairs(adapter.names) do
+    tensors[name] = core:get(role)
   end
   safetensors.write(dir .. "/" .. weights_file, tensors, { format = "pt" })
   local ok, err = fs.write_atomic(dir .. "/" .. config_file, json.pretty(adapter.config))
