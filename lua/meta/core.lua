@@ -40,16 +40,19 @@ function Core:set(role, data, of) end
 ---@return rl4vlm.Slice
 function Core:get(role, of) end
 
----Puts an adapter beside a linear layer.
+---Puts a layer of an adapter beside a linear layer; before any parameter is set.
+---@param adapter integer  from 1
 ---@param role string
----@param r integer
----@param scale number
----@param train? boolean
-function Core:lora_add(role, r, scale, train) end
+---@param o {r: integer, scale: number, bias?: boolean, train?: boolean}
+function Core:lora_add(adapter, role, o) end
 
----Switches all adapters on or off.
----@param on boolean
-function Core:lora_enable(on) end
+---Puts an adapter to use.
+---@param adapter integer  0: the base model
+function Core:lora_use(adapter) end
+
+---Lets a single parameter learn; before any parameter is set.
+---@param role string
+function Core:train(role) end
 
 ---A number that changes whenever weights change.
 ---@return integer

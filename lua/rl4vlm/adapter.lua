@@ -54,6 +54,7 @@ end
 ---@field names table<string, string>   role of each tensor -> its name in files that are written
 ---@field whole table<string, boolean>  roles whose whole tensors the adapter replaces
 ---@field trained boolean
+---@field idle string[]?    tensors of the file beside layers that the model does not run
 
 ---Opens an adapter's folder and checks its settings.
 ---@param dir string
@@ -100,9 +101,11 @@ end
 
 local kind_of = { ["A.weight"] = "a", ["B.weight"] = "b", ["B.bias"] = "bias" }
 
--- Sorts the file's tensors: pairs_of[role] = {a =, b =, bias =}, whole[role], by name.
-local function sort_tensors(adapter, family, params, problems)
+-- Sorts the file's tensors: pairs_of[role] = {a =, b =, bias =}, whole[role], by name; others are unknown, or
+-- stand beside layers that the model does not run.
+local function sort_tensors(adapter, family, arch, params, problems)
   local by_name, pairs_of, whole = by_names(family, params), {}, {}
+  adapter.idle = {}
   for _, name in ipairs(adapter.weights:names()) do
     local path = name:gsub("^base_model%.model%.", "")
     local module, which = path:match("^(.*)%.lora_([AB]%.%a+)$")
@@ -112,6 +115,8 @@ local function sort_tensors(adapter, family, params, problems)
       pairs_of[param.role][kind_of[which]] = name
     elseif param and not module then
       whole[param.role] = name
+    elseif family.unused((module or path:gsub("%.weight$", "")) .. ".weight", arch) then
+      adapter.idle[#adapter.idle + 1] = name
     else
       add(problems, "no such layer", name)
     end
@@ -166,13 +171,13 @@ end
 ---of its pairs, and whole[role] = name of the tensors that replace the model's. Raises once, with all that
 ---does not fit.
 ---@param adapter rl4vlm.Adapter
----@param family table
+---@param model {family: table, arch: table}
 ---@param params table[]
 ---@return table specs
 ---@return table whole
-function M.match(adapter, family, params)
-  local problems, specs = {}, {}
-  local pairs_of, whole = sort_tensors(adapter, family, params, problems)
+function M.match(adapter, model, params)
+  local problems, specs, family = {}, {}, model.family
+  local pairs_of, whole = sort_tensors(adapter, family, model.arch, params, problems)
   for _, param in ipairs(params) do
     local pair, name = pairs_of[param.role], whole[param.role]
     if pair then
@@ -257,13 +262,13 @@ end
 
 ---Puts an opened adapter beside the model's layers; its values are set by M.fill.
 ---@param adapter rl4vlm.Adapter
----@param family table
----@param core userdata
+---@param model {family: table, arch: table, core: userdata}
 ---@param number integer  from 1
 ---@param train boolean
-function M.attach(adapter, family, core, number, train)
+function M.attach(adapter, model, number, train)
+  local family, core = model.family, model.core
   local params = core:params()
-  local specs, whole = M.match(adapter, family, params)
+  local specs, whole = M.match(adapter, model, params)
   adapter.number, adapter.trained = number, train
   adapter.names, adapter.stored, adapter.whole = {}, {}, {}
   if number > 1 and next(whole) then
@@ -378,6 +383,9 @@ function M.save(dir, adapter, core)
   local tensors = {}
   for role, name in pairs(adapter.names) do
     tensors[name] = core:get(role)
+  end
+  for _, name in ipairs(adapter.idle or {}) do
+    tensors[name] = adapter.weights:get(name)
   end
   safetensors.write(dir .. "/" .. weights_file, tensors, { format = "pt" })
   local ok, err = fs.write_atomic(dir .. "/" .. config_file, json.pretty(adapter.config))

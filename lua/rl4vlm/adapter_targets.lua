@@ -5,7 +5,7 @@ local regex = require "rl4vlm.regex"
 local M = {}
 
 ---Linear layers of the decoder: what an adapter stands beside when nothing else is asked for.
-M.default = [[.*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)]]
+M.default = [[.*(language_model|text_model).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)]]
 
 ---@param param table  of core's m:params()
 ---@return boolean

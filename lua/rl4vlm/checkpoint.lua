@@ -210,7 +210,7 @@ function Checkpoint:match(params)
   self.name_of, self.shape_of, self.file_shape_of, self.changed = {}, {}, {}, {}
   for _, param in ipairs(params) do
     local role = param.role
-    if param.part ~= "value" and not role:match("%.lora_[ab]$") then
+    if param.part ~= "value" and not role:match("%.lora_") then
       local name = pick_name(self, role, order)
       self.name_of[role], self.shape_of[role], used[name] = name, param.shape, role
       self.file_shape_of[role] = file_shape(self, param)

@@ -131,6 +131,36 @@ kinds.list = {
   end,
 }
 
+-- Modules as PEFT names them: one text is a regular expression (or "all-linear"), a list holds ends of paths.
+kinds.modules = {
+  wanted = "a regular expression, or a list of modules' names",
+  check = function(x)
+    return type(x) == "string" and x or kinds.list.check(x)
+  end,
+  read = function(text)
+    return text:match("^[%w_.]+,[%w_.,]*$") and kinds.list.read(text) or text
+  end,
+}
+
+kinds.integers = {
+  wanted = "a list of whole numbers",
+  check = function(x)
+    for key, item in pairs(type(x) == "table" and x or { false }) do
+      if math.type(key) ~= "integer" or math.type(item) ~= "integer" then
+        return nil
+      end
+    end
+    return x
+  end,
+  read = function(text)
+    local list = {}
+    for word in text:gmatch("[^,%s]+") do
+      list[#list + 1] = math.tointeger(tonumber(word)) or word
+    end
+    return list
+  end,
+}
+
 ---A kind that takes one of some words.
 ---@param words string[]
 function M.choice(words)

@@ -24,29 +24,35 @@ local function max_tokens(settings, opened)
   return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions)
 end
 
-local function open(settings, name)
-  local opened = require("rl4vlm.vlm").open(name, settings.adapter)
+-- The checkpoint of a run that learns an adapter is one, and brings its base.
+local function open(settings, name, o)
+  local opened = require("rl4vlm.vlm").open(name, not o.resumed and settings.adapter or nil)
   opened.template = settings.prompt.template
   return opened
 end
 
--- What vlm.load is asked for.
-local function options_of(settings, opened, o)
-  local lora = o.train and settings.lora.r > 0
+-- A fresh adapter as a recipe describes it.
+local function fresh(lora)
+  return { r = lora.r, alpha = lora.alpha, targets = lora.targets, exclude = lora.exclude, layers = lora.layers,
+    rank_pattern = lora.rank_pattern, alpha_pattern = lora.alpha_pattern, rslora = lora.rslora, bias = lora.bias,
+    save = lora.save, dropout = lora.dropout }
+end
+
+-- What vlm.load is asked for. An adapter that is there learns; without one, a fresh one where the recipe
+-- wants it, else the parts that it names.
+local function options_of(settings, opened, o, reference)
+  local loaded = opened.opened_adapter ~= nil
+  local learns = o.train and (loaded or settings.lora.r > 0)
   return {
     device = settings.device,
     dtype = settings.dtype ~= "auto" and settings.dtype or nil,
     base = settings.base ~= "none" and settings.base or nil,
     threads = settings.threads > 0 and settings.threads or nil,
-    adapter = settings.adapter,
-    train = o.train and not lora and some(settings.train) or nil,
-    -- a checkpoint of a run with LoRA is an adapter, which brings its base
-    train_adapter = lora and (o.resumed or settings.adapter) and true or nil,
-    lora = lora and not o.resumed and not settings.adapter and {
-      r = settings.lora.r,
-      alpha = settings.lora.alpha,
-      targets = settings.lora.targets,
-    } or nil,
+    adapter = not o.resumed and settings.adapter or nil,
+    reference = reference,
+    train = o.train and not learns and some(settings.train) or nil,
+    train_adapter = learns and loaded or nil,
+    lora = learns and not loaded and fresh(settings.lora) or nil,
     value_head = o.value_head ~= false or nil,
     slots = o.slots or settings.slots,
     max_tokens = max_tokens(settings, opened),
@@ -55,43 +61,58 @@ local function options_of(settings, opened, o)
   }
 end
 
+local FROZEN = { train = false, value_head = false, slots = 0 }
+
+-- What the KL penalty looks at: nil (no penalty), "model" (a frozen copy of the start), "base" (the adapter
+-- off), or the start's adapter, whose folder is given, frozen beside the one that learns. `start` is the
+-- opened start, where it is at hand.
+local function reference_of(settings, start)
+  if (settings.algorithm.kl_coef or 0) == 0 then
+    return nil
+  end
+  local adapter = (start or open(settings, settings.model, {})).opened_adapter
+  if adapter and next(adapter.fields:get("modules_to_save") or {}) or settings.lora.save then
+    return "model" -- whole modules learn: the base itself moves
+  elseif adapter then
+    return "adapter", adapter.dir
+  end
+  return settings.lora.r > 0 and "base" or "model"
+end
+
 ---Loads a model for a run: to train, with the parts that learn, or only to play.
 ---@param settings rl4vlm.Settings
 ---@param name string a name, a folder, RUN, RUN/best or RUN/checkpoints/N
 ---@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil }
 ---@return table model
 function M.model(settings, name, o)
-  return require("rl4vlm.vlm").load(name, options_of(settings, open(settings, name), o))
+  local opened = open(settings, name, o)
+  local reference
+  if o.train then
+    reference = select(2, reference_of(settings, not o.resumed and opened or nil))
+  end
+  return require("rl4vlm.vlm").load(name, options_of(settings, opened, o, reference))
 end
 
-local FROZEN = { train = false, value_head = false, slots = 0 }
-
----True where the KL penalty needs a model of its own: without an adapter that could be switched off.
----@param settings rl4vlm.Settings
----@return boolean
-function M.needs_reference(settings)
-  return (settings.algorithm.kl_coef or 0) > 0 and settings.lora.r == 0
-end
-
----The frozen start that the KL penalty looks at, where one is needed.
+---The frozen start that the KL penalty looks at, where it is a model of its own and no adapter.
 ---@param settings rl4vlm.Settings
 ---@return table|nil model
 function M.reference(settings)
-  return M.needs_reference(settings) and M.model(settings, settings.model, FROZEN) or nil
+  return reference_of(settings) == "model" and M.model(settings, settings.model, FROZEN) or nil
 end
 
 ---Bytes that training takes, by what they are for; nothing is taken.
 ---@param settings rl4vlm.Settings
 ---@return table
 function M.plan(settings)
-  local model = open(settings, settings.model)
+  local model = open(settings, settings.model, {})
+  local kind, dir = reference_of(settings, model)
   local function plan_for(o)
-    local options = options_of(settings, model, o)
+    local options = options_of(settings, model, o, o.train and dir or nil)
     options.adapter, options.seed = nil, nil
     return model:plan_for(options)
   end
   local plan = plan_for { train = true }
-  if M.needs_reference(settings) then
+  if kind == "model" then
     plan.reference = plan_for(FROZEN).total
     plan.total = plan.total + plan.reference
   end
@@ -100,10 +121,9 @@ end
 
 ---Writes what a run learned: its adapter, or the whole model, in fp32 so that it goes on bit for bit.
 ---@param model table
----@param settings rl4vlm.Settings
 ---@param dir string
-function M.save(model, settings, dir)
-  if settings.lora.r > 0 then
+function M.save(model, dir)
+  if model.adapter then
     model:save_adapter(dir)
   else
     model:save(dir, { dtype = "F32" })

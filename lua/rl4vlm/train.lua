@@ -25,7 +25,7 @@ local EPISODES_KEPT = 2 -- of each rollout and of each evaluation
 ---@field settings rl4vlm.Settings
 ---@field run rl4vlm.Run
 ---@field model table
----@field reference table|nil the frozen model of the KL penalty; nil with LoRA (the adapter goes off)
+---@field reference table|nil the frozen model of the KL penalty; nil where an adapter, or none, is it
 ---@field state table update, env_steps, best, slots: what a checkpoint keeps
 local Trainer = {}
 Trainer.__index = Trainer
@@ -102,7 +102,7 @@ end
 function Trainer:save()
   local settings, start = self.settings, host.clock()
   self.run:checkpoint(self.state.update, self.state, function(dir)
-    load.save(self.model, settings, dir .. "/model")
+    load.save(self.model, dir .. "/model")
     self.optimizer:save(dir .. "/optimizer.safetensors")
   end)
   self.saved = self.state.update
@@ -167,13 +167,13 @@ function Trainer:score_reference(steps)
   if settings.algorithm.kl_coef == 0 then
     return
   end
-  local model = self.reference or self.model
-  if not self.reference then
-    model:lora_enable(false)
+  local model, beside = self.reference or self.model, not self.reference
+  if beside then -- the start's adapter, or the base alone
+    model:use(model.adapters.reference and "reference" or nil)
   end
   update.record_reference(steps, model, settings.algorithm.minibatch, settings.sampling.temperature)
-  if not self.reference then
-    model:lora_enable(true)
+  if beside then
+    model:use("adapter")
   end
 end
 

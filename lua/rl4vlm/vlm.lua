@@ -38,6 +38,7 @@ Model.__index = Model
 ---@field dtype? "fp32"|"bf16"|"fp16"  default: fp32 below a billion parameters, else as the files
 ---@field base? "none"|"int8"|"nf4"    how the frozen linear layers of decoder and tower are kept
 ---@field adapter? string              folder of a LoRA adapter
+---@field reference? string            folder of a second one, frozen: model:use("reference")
 ---@field lora? rl4vlm.lora.Options    a fresh adapter
 ---@field train? string[]              parts whose weights learn: vision, connector, language, head
 ---@field train_adapter? boolean       the loaded adapter learns
@@ -49,7 +50,7 @@ Model.__index = Model
 ---@field seed? integer                of what begins at random
 ---@field template? string             a chat template that stands above the checkpoint's
 ---@field image? rl4vlm.views.Options  changes of the image processor (load only)
-local known_options = { "device", "threads", "dtype", "base", "adapter", "lora", "train", "train_adapter",
+local known_options = { "device", "threads", "dtype", "base", "adapter", "reference", "lora", "train", "train_adapter",
   "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed", "template", "image" }
 
 local function check_options(options, known)
@@ -152,13 +153,21 @@ local function core_options(self, options)
   return o, max_tokens, arch
 end
 
--- The adapter to put beside the base: a loaded one, a fresh one, or none.
+-- Puts adapters beside the base: "adapter", a loaded or fresh one, and "reference".
 local function attach(self, options, opened)
-  if opened and not options.lora then
-    adapter.attach(opened, self.family, self.arch, self.core, options.train_adapter or false)
-    return opened
+  if options.lora and opened then
+    error(("lora: a fresh adapter cannot begin on top of %s: merge that into its base first (rl4vlm -m merge)")
+      :format(opened.dir), 0)
+  elseif opened then
+    adapter.attach(opened, self, 1, options.train_adapter or false)
+    self.adapter = opened
   elseif options.lora then
-    return adapter.create(self.family, self.core, options.lora, self.dir)
+    self.adapter = adapter.create(self.family, self.core, options.lora, self.dir)
+  end
+  self.adapters = { adapter = self.adapter }
+  if options.reference then
+    self.adapters.reference = adapter.open(model_name.resolve(options.reference))
+    adapter.attach(self.adapters.reference, self, 2, false)
   end
 end
 
@@ -166,13 +175,14 @@ end
 local function fill(self, options, init)
   self.source:load(self.core, options.seed, init)
   local a = self.adapter
-  if a and a.weights then
-    adapter.fill(a, self.core)
-    for role in pairs(a.whole) do
-      self.source.changed[role] = true
-    end
-  elseif a then
+  if a and not a.weights then
     adapter.begin(a, self.core, options.lora.seed or options.seed)
+  end
+  for _, loaded in pairs(self.adapters) do
+    adapter.fill(loaded, self.core)
+  end
+  for role in pairs(a and a.whole or {}) do
+    self.source.changed[role] = true
   end
   if options.value_head then
     local params = self.core:params()
@@ -202,7 +212,7 @@ local function start(self, options, init)
   self.core = core.new(arch, o)
   source:match(self.core:params())
   source:hold_companions()
-  self.adapter = attach(self, options, self.opened_adapter)
+  attach(self, options, self.opened_adapter)
   memory.check(self.core:plan(), o)
   fill(self, options, init)
   return self
@@ -481,10 +491,14 @@ function Model:zero_grad()
   self.core:zero_grad()
 end
 
----Switches the adapter on or off; off is the base model.
----@param on boolean
-function Model:lora_enable(on)
-  self.core:lora_enable(on)
+---Puts an adapter to use: "adapter" (a new model uses it), "reference", or nil, the base model alone.
+---@param name "adapter"|"reference"|nil
+function Model:use(name)
+  local used = name and self.adapters[name]
+  if name and not used then
+    error(("the model has no adapter '%s'"):format(tostring(name)), 2)
+  end
+  self.core:lora_use(used and used.number or 0)
 end
 
 ---Bytes by what they are for.

@@ -78,8 +78,8 @@ void rv_layer_backward(rv_vlm *m, const rv_layer *l, rv_dev dx, bool add, rv_dev
     } else if (learns) {
         find_lora_g(m, a, dy, rows, lora_g);
     }
-    if (w->info.trained) {
-        rv_dev db = l->bias >= 0 ? m->params[l->bias].grad : (rv_dev){0};
+    const rv_dev db = l->bias >= 0 ? m->params[l->bias].grad : (rv_dev){0};
+    if (!rv_dev_none(w->grad) || !rv_dev_none(db)) {
         m->be->linear_dw(m->ctx, w->grad, db, dy, x, rows, &w->w);
     }
     if (learns) {
@@ -100,9 +100,9 @@ void rv_norm_forward(rv_vlm *m, const rv_norm *n, rv_dev y, rv_dev x, int64_t ro
 void rv_norm_backward(rv_vlm *m, const rv_norm *n, rv_dev dx, rv_dev dy, rv_dev x, int64_t rows,
                       int64_t width, float eps, bool add) {
     const rv_param *w = &m->params[n->weight];
-    rv_dev dw = w->info.trained ? w->grad : (rv_dev){0};
+    const rv_dev dw = w->grad;
     if (n->bias >= 0) {
-        rv_dev db = w->info.trained ? m->params[n->bias].grad : (rv_dev){0};
+        const rv_dev db = m->params[n->bias].grad;
         m->be->layernorm_backward(m->ctx, dx, dw, db, dy, x, w->value, rows, width, eps, add);
     } else {
         m->be->rmsnorm_backward(m->ctx, dx, dw, dy, x, w->value, rows, width, eps, add);

@@ -122,7 +122,7 @@ static void describe_connector(rv_vlm *m) {
                  c->norm == RV_NORM_LAYER);
     }
     add_layer(m, &m->connector[0], RV_PART_CONNECTOR, s + 1, "connector.0", last, c->in, c->bias);
-    m->connector[1] = (rv_layer){-1, -1, -1, -1, 0};
+    m->connector[1] = (rv_layer){-1, -1};
     if (c->hidden) {
         add_layer(m, &m->connector[1], RV_PART_CONNECTOR, s + 2, "connector.1", c->out, c->hidden,
                   c->bias);

@@ -163,6 +163,81 @@ static void adapters_match_differences(void **state) {
     tiny_free(&t);
 }
 
+// Biases behind B, of a second adapter beside a first.
+static void add_two_adapters(rv_vlm *m) {
+    rv_err e = {0};
+    int64_t n = rv_vlm_param_count(m);
+    for (int64_t i = 0, k = 0; i < n; i++) {
+        if (rv_vlm_param(m, i)->linear && k++ % 3 == 0) {
+            const rv_lora_spec first = {.r = 2, .scale = 0.4f, .bias = k % 2, .train = true};
+            const rv_lora_spec second = {.r = 5, .scale = 0.7f, .bias = true, .train = true};
+            must(rv_vlm_lora_add(m, 0, i, &first, &e), &e);
+            must(rv_vlm_lora_add(m, 1, i, &second, &e), &e);
+        }
+    }
+    rv_vlm_lora_use(m, 1);
+}
+
+static bool second_adapter(const char *role) { return strcmp(role + strlen(role) - 2, ".1") == 0; }
+
+// Only the adapter in use gets gradients, biases included; the other one's do not change it.
+static void the_adapter_in_use_learns(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    rv_vlm_options o = frozen_options();
+    tiny t = tiny_new(&a, &o, 1, add_two_adapters);
+    tiny_batch *b = tiny_batch_new(4, 17);
+    tiny_scores *g = tiny_upstream(1);
+    double worst = 0;
+    backward(&t, &b->b, g, 1);
+    float **grads = gradients(&t);
+    double norm = rv_vlm_grad_norm(t.m);
+    for (int64_t i = 0; i < rv_vlm_param_count(t.m); i++) {
+        const rv_param_info *p = rv_vlm_param(t.m, i);
+        double own = grads[i] ? sqrt(dot(grads[i], grads[i], tiny_count(p))) : 0;
+        if (p->part == RV_PART_VALUE || !grads[i]) {
+            continue;
+        }
+        if (second_adapter(p->role)) {
+            double error =
+                difference(&t, &b->b, g, i, grads[i], own > 0.02 * norm ? own : 0.02 * norm);
+            worst = error > worst ? error : worst;
+            assert_true(own > 0 || strstr(p->role, ".k.weight.lora_bias"));
+        } else {
+            assert_true(own == 0);
+        }
+    }
+    assert_true(worst < 1e-2);
+    free_gradients(&t, grads);
+    free(g);
+    free(b);
+    tiny_free(&t);
+}
+
+static void single_parameters_learn(void **state) {
+    (void)state;
+    rv_arch a = tiny_arch();
+    rv_vlm_options o = frozen_options();
+    rv_err e = {0};
+    o.base = RV_NF4;
+    tiny t = tiny_new(&a, &o, 1, NULL);
+    assert_int_equal(rv_vlm_train(t.m, 0, &e), RV_EARG);
+    assert_string_equal(e.msg, "vision.class: what learns is settled before parameters are set");
+    tiny_free(&t);
+    t.be = rv_backend_cpu();
+    must(t.be->ctx_new(&t.ctx, 0, 1, &e), &e);
+    must(rv_vlm_new(&t.m, t.be, t.ctx, &a, &o, &e), &e);
+    must(rv_vlm_train(t.m, rv_vlm_param_find(t.m, "text.layers.1.up.weight"), &e), &e);
+    must(rv_vlm_train(t.m, rv_vlm_param_find(t.m, "connector.1.bias"), &e), &e);
+    tiny_fill(t.m);
+    tiny_batch *b = tiny_batch_new(4, 17);
+    tiny_scores *g = tiny_upstream(1);
+    check_differences(&t, b, g);
+    free(g);
+    free(b);
+    tiny_free(&t);
+}
+
 static const rv_dtype bases[] = {RV_I8, RV_NF4};
 
 static void adapters_of_a_quantised_base_match_differences(void **state) {
@@ -373,6 +448,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_match_differences),
         cmocka_unit_test(adapters_match_differences),
+        cmocka_unit_test(the_adapter_in_use_learns),
+        cmocka_unit_test(single_parameters_learn),
         cmocka_unit_test(adapters_of_a_quantised_base_match_differences),
         cmocka_unit_test(cut_recomputed_and_frozen_agree),
         cmocka_unit_test(a_second_backward_adds),

@@ -65,6 +65,9 @@ def check(program, base, kind, logits):
         ours = load_file(f"{out}/adapter.logits")["logits"]
         ok &= compare(f"{name}, adapter in peft", logits(adapted), ours)
         assert float((plain - ours).abs().max()) > 0.01, "the adapter does nothing"
+        subprocess.run([program, "-m", "merge", base, "--adapter", f"{out}/adapter", "--out", f"{out}/merged",
+                        "--dtype", "fp32"], check=True)
+        ok &= compare(f"{name}, adapter merged", logits(load(kind, f"{out}/merged")), ours)
     return ok
 
 

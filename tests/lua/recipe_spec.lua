@@ -121,7 +121,8 @@ describe("recipe", function()
     local t = given()
     t.algorithm, t.by_model = nil, nil
     assert.same({}, rl.recipe(t):resolve().algorithm)
-    assert.is_false(require("rl4vlm.load").needs_reference(rl.recipe(t):resolve()))
+    t.model = "cardling"
+    assert.is_nil(require("rl4vlm.load").reference(rl.recipe(t):resolve()))
   end)
 
   it("names what is missing", function()

@@ -121,4 +121,29 @@ describe("a run", function()
     assert.is_true(command(("sft --resume %s --samples %d"):format(dir, (steps + 2) * 4)), fs.read_file(work .. "/log"))
     assert.equal(steps + 2, #timeless(dir))
   end)
+
+  it("that goes on from an adapter holds its KL penalty against that adapter, resumed or not", function()
+    local few = "--set sampling.max_new_tokens=8 --set schedule.eval_episodes=4 --seed 5 "
+    assert.is_true(command(("sft --model %s --out %s/sft --samples 64 --set sft.batch=16 --set lora.r=4 "
+      .. "--set sft.lr=0.01 %s"):format(model, work, few)), fs.read_file(work .. "/log"))
+    local options = ("--model %s/sft --set algorithm.kl_coef=0.1 --set schedule.rollout=16 --set schedule.eval_every=0 "
+      .. "--set algorithm.minibatch=16 --set algorithm.epochs=1 %s"):format(work, few)
+    local function kl_losses(words)
+      assert.is_true(command(words), fs.read_file(work .. "/log"))
+      local list = {}
+      for i, line in ipairs(timeless(work .. "/kl")) do
+        list[i] = line["actor/kl_loss"]
+      end
+      return list
+    end
+    -- a rate near zero: the policy stays the adapter, so the penalty stays nothing
+    local rate = "--set schedule.lr=1e-12 --set schedule.value_lr=1e-12"
+    local first = kl_losses(("%s --env-steps 16 --out %s/kl %s"):format(options, work, rate))
+    assert.is_true(first[1] < 1e-9, first[1])
+    local both = kl_losses(("--resume %s/kl --env-steps 32"):format(work))
+    assert.is_true(#both == 2 and both[2] < 1e-9, both[2])
+    fs.remove_tree(work .. "/kl")
+    local moved = kl_losses(("%s --env-steps 48 --out %s/kl --set schedule.lr=0.01"):format(options, work))
+    assert.is_true(moved[3] > 1e-6, moved[3])
+  end)
 end)

@@ -24,7 +24,7 @@ end
 
 local function save(folder, settings, model, optimizer, state)
   folder:checkpoint(state.update, state, function(dir)
-    load.save(model, settings, dir .. "/model")
+    load.save(model, dir .. "/model")
     optimizer:save(dir .. "/optimizer.safetensors")
   end)
   folder:prune(settings.schedule.keep, nil)

@@ -114,8 +114,8 @@ end
 function Model.zero_grad()
 end
 
-function Model:lora_enable(on)
-  self.adapter_on = on
+function Model:use(name)
+  self.used = name
 end
 
 function Model:save(dir)
