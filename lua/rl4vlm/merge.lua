@@ -55,7 +55,7 @@ end
 ---@param dtype? "F32"|"BF16"|"F16"  of the tensors; default: each as it came
 function M.write(model, dir, dtype)
   local source, opened = model.source, model.opened_adapter
-  local probe <close> = core.new(source.arch, {})
+  local probe <close> = core.new(model:arch_for(1024), {})
   local params = probe:params()
   source:match(params)
   source:hold_companions()
