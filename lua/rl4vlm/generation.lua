@@ -29,7 +29,7 @@ function M.new(model, options)
   end
   local generator = raw.new(model.core, { slots = slots, max_tokens = options.max_tokens or model.max_tokens,
     chunk = options.chunk or math.max(512, slots), blocks = model.kv_blocks, share = options.share,
-    banned = model.arch.vision and model.image_token or -1 })
+    banned = model:placeholders() })
   return setmetatable({ model = model, raw = generator, running = {}, count = 0 }, Generator)
 end
 

@@ -432,6 +432,16 @@ function Model:chat(messages)
   return text, images
 end
 
+---The ids that features of images (and, in some families, videos) replace: they can't be drawn.
+---@return integer[]
+function Model:placeholders()
+  local list = {}
+  for _, id in ipairs { self.image_token, self.config.video_token_id } do
+    list[#list + 1] = math.type(id) == "integer" and id < self.arch.text.vocab and id or nil
+  end
+  return list
+end
+
 ---Tokens that an image takes in a prompt.
 ---@param image rl4vlm.Image
 ---@return integer

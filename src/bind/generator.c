@@ -43,6 +43,24 @@ static lua_Number field_number(lua_State *L, int arg, const char *name, lua_Numb
     return x;
 }
 
+// Reads the ids of the list `banned`.
+static void read_banned(lua_State *L, int arg, rv_generator_options *o) {
+    if (lua_getfield(L, arg, "banned") != LUA_TNIL) {
+        luaL_checktype(L, -1, LUA_TTABLE);
+        o->n_banned = (int64_t)lua_rawlen(L, -1);
+        if (o->n_banned > RV_MAX_BANNED) {
+            luaL_error(L, "banned: wanted at most %d ids, came %d", RV_MAX_BANNED,
+                       (int)o->n_banned);
+        }
+        for (int i = 0; i < o->n_banned; i++) {
+            lua_rawgeti(L, -1, i + 1);
+            o->banned[i] = (int32_t)luaL_checkinteger(L, -1);
+            lua_pop(L, 1);
+        }
+    }
+    lua_pop(L, 1);
+}
+
 // generator.new(core, {slots =, max_tokens =, chunk =, blocks =, share =, banned =}) -> generator
 static int generator_new(lua_State *L) {
     static const char *const known[] = {"slots", "max_tokens", "chunk", "blocks",
@@ -57,8 +75,8 @@ static int generator_new(lua_State *L) {
         .chunk = field_integer(L, 2, "chunk", 0),
         .blocks = field_integer(L, 2, "blocks", 0),
         .share = lua_isnil(L, -1) || lua_toboolean(L, -1),
-        .banned = (int32_t)field_integer(L, 2, "banned", -1),
     };
+    read_banned(L, 2, &o);
     handle *h = lua_newuserdatauv(L, sizeof *h, 2);
     *h = (handle){NULL, NULL};
     luaL_setmetatable(L, GENERATOR_MT);

@@ -13,13 +13,16 @@
 
 typedef struct rv_generator rv_generator;
 
+enum { RV_MAX_BANNED = 4 };
+
 typedef struct {
     int slots;
-    int64_t max_tokens; // prompt and answer of one request
-    int64_t chunk;      // new rows of one step, at the least `slots`
-    int64_t blocks;     // cache blocks of the model (rv_vlm_options.kv_blocks)
-    bool share;         // prompts share cached prefixes
-    int32_t banned;     // id that can't be drawn; -1: none
+    int64_t max_tokens;            // prompt and answer of one request
+    int64_t chunk;                 // new rows of one step, at the least `slots`
+    int64_t blocks;                // cache blocks of the model (rv_vlm_options.kv_blocks)
+    bool share;                    // prompts share cached prefixes
+    int32_t banned[RV_MAX_BANNED]; // ids that can't be drawn: those that features replace
+    int64_t n_banned;
 } rv_generator_options;
 
 typedef struct {

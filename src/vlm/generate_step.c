@@ -226,8 +226,8 @@ static rv_status draw(rv_generator *g, int64_t n, rv_err *e) {
     if (g->value_head && first) {
         RV_TRY(rv_vlm_value(g->m, g->values, g->hidden, n, e));
     }
-    return g->be->sample(g->ctx, g->drawn, g->logits, n, g->vocab, g->how, &g->o.banned,
-                         g->o.banned >= 0 ? 1 : 0, e);
+    return g->be->sample(g->ctx, g->drawn, g->logits, n, g->vocab, g->how, g->o.banned,
+                         g->o.n_banned, e);
 }
 
 static rv_finish finish_of(const rv_slot *s, int32_t id) {

@@ -172,7 +172,8 @@ static rv_generator *new_generator(tiny *t, int slots, int64_t chunk, bool share
                               .chunk = chunk,
                               .blocks = 40,
                               .share = share,
-                              .banned = TINY_IMAGE};
+                              .banned = {TINY_IMAGE},
+                              .n_banned = 1};
     rv_generator *g;
     rv_err e = {0};
     must(rv_generator_new(&g, t->m, &o, &e), &e);
@@ -251,7 +252,8 @@ static void a_full_pool_is_enough(void **state) {
                               .max_tokens = r[1].n + r[1].max_new,
                               .chunk = 64,
                               .share = true,
-                              .banned = TINY_IMAGE};
+                              .banned = {TINY_IMAGE},
+                              .n_banned = 1};
     o.blocks = (o.max_tokens + 63) / 64;
     rv_generator *g;
     rv_err e = {0};

@@ -120,7 +120,7 @@ for _, case in ipairs { "mistral", "llama3" } do
 
     it("has the same greedy tokens", function()
       local generator = require("rl4vlm.generator").new(model.core, { slots = 3, max_tokens = 128, chunk = 16,
-        blocks = model.kv_blocks, banned = model.image_token })
+        blocks = model.kv_blocks, banned = { model.image_token } })
       for i, p in ipairs(prompts) do
         local hashes = {}
         for k = 1, #p.images do
