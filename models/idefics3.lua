@@ -9,6 +9,10 @@ local vit = require "rl4vlm.families.vit"
 
 local M = { name = "idefics3" }
 
+---What recipes begin with for this family: an image is one view. In tiles, a frame of a game would take 17 times as
+---many tokens.
+M.settings = { ["image.splitting"] = false }
+
 ---Reads the numbers of the model from its config.json.
 ---@param config table  the decoded file; JSON null is rl4vlm.json's null
 ---@param where string  the file's name, for messages

@@ -4,6 +4,7 @@ local next_ = require "models.llava_next"
 
 local M = { name = "llava_mistral", names = authors.names, module = authors.module, patch_shape = authors.patch_shape,
   unused = authors.unused, processor = authors.processor, tower_prefix = authors.tower_prefix, order = next_.order,
+  settings = next_.settings,
   chat_template = next_.chat_template }
 
 ---Reads the numbers of the model from its config.json; see families/llava_authors.lua.

@@ -7,6 +7,9 @@ local llava = require "rl4vlm.families.llava"
 local M = { name = "llava_next", names = llava.names, module = llava.module, patch_shape = llava.patch_shape,
   unused = llava.unused }
 
+---What recipes begin with for this family: an image is one view, as RL4VLM had it.
+M.settings = { ["image.anyres"] = false }
+
 ---Reads the numbers of the model from its config.json.
 ---@param config table  the decoded file; JSON null is rl4vlm.json's null
 ---@param where string  the file's name, for messages

@@ -22,12 +22,15 @@ should be a valid JSON object in the following format: {format}
   },
   thought_weight = 0.5, -- lambda in log pi = lambda * thought + action
 
+  lora = { r = 128, alpha = 256.0 }, -- beside the decoder of a checkpoint; its own weights stay
   sampling = { temperature = 0.2 },
   algorithm = rl.ppo { gamma = 0.9, gae_lambda = 0.95, clip = 0.1, epochs = 4, minibatch = 128 },
   schedule = { env_steps = 15000, rollout = 512, lr = rl.cosine(1e-5, 1e-9) },
 
   by_model = {
+    idefics3 = { lora = { r = 16, alpha = 32.0 } }, -- SmolVLM
     cardling = {
+      lora = { r = 0 }, -- learns as a whole
       sampling = { temperature = 0.5, max_new_tokens = 64 },
       algorithm = { epochs = 2, minibatch = 64, clip = 0.2, value_grad = 0.1 },
       schedule = { env_steps = 6144, rollout = 512, lr = rl.cosine(5e-5, 1e-6), value_lr = 3e-4 },

@@ -124,7 +124,7 @@ end
 ---@return rl4vlm.Settings
 function Call:settings(recipe)
   local model = recipe.changes.model or recipe.model or "cardling"
-  local settings = checked(recipe.resolve, recipe, run.model_name(model))
+  local settings = checked(recipe.resolve, recipe, run.model_name(model), model_name.family(model))
   self.one_slot = checked(rollout.one_slot, settings)
   if self.one_slot and not (recipe.changes.slots or recipe.slots) then
     settings.slots = 1

@@ -26,7 +26,8 @@ end
 
 -- The checkpoint of a run that learns an adapter is one, and brings its base.
 local function open(settings, name, o)
-  local opened = require("rl4vlm.vlm").open(name, not o.resumed and settings.adapter or nil)
+  local opened = require("rl4vlm.vlm").open(name, not o.resumed and settings.adapter or nil,
+    { image = settings.image })
   opened.template = settings.prompt.template
   return opened
 end
@@ -58,6 +59,7 @@ local function options_of(settings, opened, o, reference)
     max_tokens = max_tokens(settings, opened),
     seed = settings.seed,
     template = settings.prompt.template,
+    image = settings.image,
   }
 end
 

@@ -1,6 +1,8 @@
 -- model_name.lua - what a model's name stands for: a folder, a run, a run's checkpoint, a built-in model.
+local families = require "rl4vlm.families"
 local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
 
 local M = {}
 
@@ -113,6 +115,24 @@ function M.base_of(dir, base)
   end
   local beside = not base:match("^/") and find(dir .. "/" .. base)
   return beside or M.resolve(base)
+end
+
+local function read(path)
+  return json.decode(fs.read_file(path))
+end
+
+---The descriptor of a model's family; an adapter's is that of its base.
+---@param name string
+---@return table? family  nil where it can't be told: loading the model says why
+function M.family(name)
+  local ok, family = pcall(function()
+    local dir = M.resolve(name)
+    if not holds(dir, "config.json") then
+      dir = M.base_of(dir, read(dir .. "/adapter_config.json").base_model_name_or_path)
+    end
+    return families.of(read(dir .. "/config.json"), dir)
+  end)
+  return ok and family or nil
 end
 
 return M

@@ -281,10 +281,12 @@ local function given_by(self)
   return given
 end
 
----The settings of a run with a given model: defaults, the recipe, `by_model[model]`, changes.
+---The settings of a run with a given model: defaults, its family's, the recipe, `by_model` of the family and of the
+---model, changes.
 ---@param model string|nil name of the built-in model, or the last part of a checkpoint's path
+---@param family table|nil the descriptor of its family
 ---@return rl4vlm.Settings
-function Recipe:resolve(model)
+function Recipe:resolve(model, family)
   local algorithm = algorithm_of(self.name, self)
   local flat = {}
   for _, field in ipairs(settings.list) do
@@ -300,8 +302,11 @@ function Recipe:resolve(model)
       flat[name] = value
     end
   end
+  lay(family and family.settings or {})
   lay(flatten(self.name, given_by(self), "", algorithm, {}))
-  lay(flatten(self.name, (self.by_model or {})[model] or {}, "", algorithm, {}))
+  for _, name in ipairs { family and family.name or model, model } do
+    lay(flatten(self.name, (self.by_model or {})[name] or {}, "", algorithm, {}))
+  end
   lay(self.changes)
   check_together(self.name, flat)
   local tree = {}

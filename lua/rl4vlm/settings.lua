@@ -36,6 +36,13 @@ M.list = {
   { "lora.rslora", kind = "boolean", default = false },
   { "lora.bias", kind = "boolean", default = false },
   { "lora.save", kind = "list", optional = true },
+  -- changes of the checkpoint's image processor; which of them it takes hangs on its family
+  { "image.anyres", kind = "boolean", optional = true }, -- LLaVA-NeXT: tiles beside the whole image
+  { "image.pad", kind = "boolean", optional = true }, -- LLaVA: to a square, instead of cutting
+  { "image.splitting", kind = "boolean", optional = true }, -- SmolVLM: tiles beside the whole image
+  { "image.longest_edge", kind = "count", optional = true }, -- SmolVLM: the size that is cut into tiles
+  { "image.min_pixels", kind = "count", optional = true }, -- Qwen-VL
+  { "image.max_pixels", kind = "count", optional = true }, -- Qwen-VL
   { "sampling.temperature", kind = "not_negative", default = 1.0 },
   { "sampling.top_k", kind = "whole", default = 0 },
   { "sampling.top_p", kind = "share", default = 1.0 },

@@ -44,6 +44,16 @@ describe("recipe", function()
     assert.same({ "vision", "language" }, s.train)
   end)
 
+  it("takes what a family begins with, and its settings by name", function()
+    local family = { name = "big", settings = { ["image.splitting"] = false, ["lora.r"] = 4 } }
+    local more = given()
+    more.by_model = { big = { lora = { r = 16 } }, one = { lora = { alpha = 3.0 } } }
+    local s = rl.recipe(more):resolve("one", family)
+    assert.same({ false, 16, 3.0 }, { s.image.splitting, s.lora.r, s.lora.alpha })
+    s = rl.recipe(more):set("image.splitting", "true"):resolve("other", family)
+    assert.same({ true, 16, 16.0 }, { s.image.splitting, s.lora.r, s.lora.alpha })
+  end)
+
   it("takes a chat template with the prompt, or by --set", function()
     assert.is_nil(rl.recipe(given()):resolve().prompt.template)
     local r = rl.recipe(given { prompt = rl.prompt { "Play {actions}.", template = "{{ a }}" } })
