@@ -110,13 +110,13 @@ local function from_messages(model, line, where, paths)
 end
 
 -- The images of a line, read.
-local function load_images(where, paths)
+local function load_images(where, paths, exif)
   local images = {}
   for i, path in ipairs(paths) do
     if not fs.exists(path) then
       fail(where, ("images[%d]"):format(i), "an image file", path .. ", which is not there")
     end
-    local ok, value, err = pcall(image.load, path)
+    local ok, value, err = pcall(image.load, path, { exif = exif })
     if not ok or not value then
       error(("%s: images[%d]: %s"):format(where, i, tostring(ok and err or value)), 0)
     end
@@ -144,7 +144,7 @@ local function check_images(model, where, ids, images)
   return rows
 end
 
-local function read_prompt(model, line, where, folder)
+local function read_prompt(model, line, where, file)
   local paths = {}
   if line.images ~= nil and line.images ~= json.null then
     paths = list(line, where, "images", is_text, "a path")
@@ -165,9 +165,9 @@ local function read_prompt(model, line, where, folder)
     end
   end
   for i, path in ipairs(paths) do
-    paths[i] = path:match("^/") and path or folder .. path
+    paths[i] = path:match("^/") and path or file.folder .. path
   end
-  local images = load_images(where, paths)
+  local images = load_images(where, paths, file.exif)
   if text then
     local ok, result = pcall(model.prompt, model, text, images)
     if not ok then
@@ -209,7 +209,8 @@ local function read_weights(line, where, answer)
   return weights
 end
 
-local function parse(model, text, where, folder, number, answers)
+local function parse(file, text, where)
+  local model = file.model
   local _, wrong = utf8.len(text)
   if wrong then
     fail(where, "line", "UTF-8 text", ("byte 0x%02X at %d"):format(text:byte(wrong), wrong))
@@ -225,13 +226,13 @@ local function parse(model, text, where, folder, number, answers)
   end
   local request = { id = line.id, where = where }
   if line.id == nil then
-    request.id = number
+    request.id = file.number
   elseif type(line.id) == "table" then
     fail(where, "id", "text or a number", kind(line.id))
   end
   local rows
-  request.ids, request.images, rows = read_prompt(model, line, where, folder)
-  if answers then
+  request.ids, request.images, rows = read_prompt(model, line, where, file)
+  if file.answers then
     request.answer = read_answer(model, line, where, true)
     request.weights = read_weights(line, where, request.answer)
   end
@@ -249,15 +250,16 @@ RequestFile.__index = RequestFile
 
 ---Opens a request file.
 ---@param model rl4vlm.Model  opened, its numbers are not needed
----@param path string
+---@param o table  a tool's options: `in`, its path; `exif`, whether images are turned as EXIF says
 ---@param answers boolean  lines must have answers (they are left out otherwise)
 ---@return rl4vlm.RequestFile
-function M.open(model, path, answers)
+function M.open(model, o, answers)
+  local path = o["in"]
   local file, err = io.open(path, "rb")
   if not file then
     error(err, 0)
   end
-  return setmetatable({ model = model, path = path, file = file, answers = answers,
+  return setmetatable({ model = model, path = path, file = file, answers = answers, exif = o.exif,
     folder = path:match("^(.*/)") or "", number = 0, offset = 0 }, RequestFile)
 end
 
@@ -276,7 +278,7 @@ function RequestFile:next()
     end
     if text:find("%S") then
       local where = ("%s:%d"):format(self.path, self.number)
-      local request = parse(self.model, text, where, self.folder, self.number, self.answers)
+      local request = parse(self, text, where)
       request.offset, request.number = offset, self.number
       return request
     end

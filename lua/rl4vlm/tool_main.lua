@@ -21,7 +21,8 @@ M.model_rows = {
 ---@return table[]
 function M.request_rows(own)
   local rows = { { "in", "text", "FILE", "requests, a JSON object a line" },
-    { "out", "text", "FILE", "replies, in the order of the requests" } }
+    { "out", "text", "FILE", "replies, in the order of the requests" },
+    { "exif", "flag", nil, "turn images as their EXIF orientation says (transformers does not)" } }
   table.move(own, 1, #own, #rows + 1, rows)
   return table.move(M.model_rows, 1, #M.model_rows, #rows + 1, rows)
 end

@@ -209,6 +209,11 @@ static rv_status check_format(const source *s, const char **format, rv_err *e) {
                    other ? other : "unknown format");
 }
 
+// A BMP of 32 bits without masks has no alpha, whatever stb_image makes of the fourth byte.
+static bool has_spare_byte(const source *s) {
+    return starts(s, "BM", 2) && (le32(s->p + 28) & 0xFFFF) == 32 && le32(s->p + 30) == 0;
+}
+
 // Composites one channel on white as Pillow's alpha_composite does: 7 extra bits, then a rounded
 // division by 255.
 static uint8_t on_white(uint32_t c, uint32_t alpha) {
@@ -242,7 +247,9 @@ rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char
         return RV_FAIL(e, RV_EFORMAT, "%s: a %s of %d x %d pixels: wanted at most %d pixels", name,
                        format, w, h, RV_IMAGE_MAX_PIXELS);
     }
-    uint8_t *px = stbi_load_from_memory(s.p, (int)n, &w, &h, &channels, 0);
+    int wanted = has_spare_byte(&s) ? 3 : 0;
+    uint8_t *px = stbi_load_from_memory(s.p, (int)n, &w, &h, &channels, wanted);
+    channels = wanted ? wanted : channels;
     if (!px) {
         return RV_FAIL(e, RV_EFORMAT, "%s: bad %s: %s", name, format, stbi_failure_reason());
     }

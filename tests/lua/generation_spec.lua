@@ -241,6 +241,32 @@ describe("the tools", function()
       .. "model's %d positions\n"):format(most, most) }, { tool(words) })
   end)
 
+  it("turn pictures as EXIF says, when asked to", function()
+    local picture = image.new(40, 40)
+    for x = 0, 39 do
+      picture:set(x, 3, { 255, 255, 255 })
+    end
+    local text, mark = picture:png(), "eXIfII*\0\8\0\0\0\1\0\x12\1\3\0\1\0\0\0\3\0\0\0\0\0\0\0"
+    local crc = 0xFFFFFFFF
+    for byte in mark:gmatch "." do
+      crc = crc ~ byte:byte()
+      for _ = 1, 8 do
+        crc = crc >> 1 ~ (crc & 1) * 0xEDB88320
+      end
+    end
+    assert(fs.write_atomic(dir .. "/plain.png", text))
+    assert(fs.write_atomic(dir .. "/turned.png", text:sub(1, 33) .. (">I4"):pack(#mark - 4) .. mark
+      .. (">I4"):pack(crc ~ 0xFFFFFFFF) .. text:sub(34)))
+    local function score(name, words)
+      write { { prompt = "<image>\nWhat?", images = { name }, answer = "this" } }
+      assert.same({ 0, "" }, { tool("score DIR/model --in DIR/q.jsonl --out DIR/a.jsonl --threads 1" .. words) })
+      return replies()[1].logprobs
+    end
+    local plain = score("plain.png", "")
+    assert.same(plain, score("turned.png", ""))
+    assert.not_same(plain, score("turned.png", " --exif"))
+  end)
+
   it("write to a device as it is, and to no folder", function()
     write { { id = 1, prompt_ids = { 1, 2 }, answer_ids = { 3 } } }
     local full = "score DIR/model --in DIR/q.jsonl --threads 1 "

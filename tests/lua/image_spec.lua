@@ -104,6 +104,11 @@ describe("an image", function()
     os.remove(path)
   end)
 
+  it("has no alpha from a BMP's spare byte", function()
+    local header = ("<I4I4I4I4i4i4I2I2I4I4I4I4I4I4"):pack(58, 0, 54, 40, 1, 1, 1, 32, 0, 0, 0, 0, 0, 0)
+    assert.same({ 30, 20, 10 }, { image.decode("BM" .. header .. "\10\20\30\7"):get(0, 0) })
+  end)
+
   it("is turned as EXIF says, when asked to", function()
     local img = image.new(3, 2)
     for i = 0, 5 do

@@ -64,7 +64,7 @@ end
 -- Checks every line; gives how to start the model, and how to draw.
 local function survey(model, o)
   local settings = generation_settings.read(model, o)
-  local file, count, most = requests.open(model, o["in"], false), 0, 2
+  local file, count, most = requests.open(model, o, false), 0, 2
   for request in file.next, file do
     count, most = count + 1, math.max(most, #request.ids + longest(model, request, settings))
   end
@@ -91,7 +91,7 @@ local function reply_line(reply)
 end
 
 local function run_all(model, o, out, settings)
-  local file, index, more = requests.open(model, o["in"], false), 0, true
+  local file, index, more = requests.open(model, o, false), 0, true
   local generator <close> = model:generator {}
   while more or generator:busy() do
     while more and generator:free() > 0 do

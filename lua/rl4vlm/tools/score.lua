@@ -27,7 +27,7 @@ end
 
 -- Checks every line; gives how to start the model, and each line's place for --logits.
 local function survey(model, o)
-  local file, most, places, some = requests.open(model, o["in"], true), 2, {}, o.grads or o.logits
+  local file, most, places, some = requests.open(model, o, true), 2, {}, o.grads or o.logits
   for request in file.next, file do
     local total = #request.ids + #request.answer
     most, some = math.max(most, total), true
@@ -95,7 +95,7 @@ local function score_batch(model, batch, o, out)
 end
 
 local function score_all(model, o, out)
-  local file, batch, rows, index = requests.open(model, o["in"], true), {}, 0, 0
+  local file, batch, rows, index = requests.open(model, o, true), {}, 0, 0
   for request in file.next, file do
     local total = #request.ids + #request.answer
     if rows > 0 and rows + total > model.max_rows then
@@ -132,7 +132,7 @@ end
 
 -- Writes the logits in the file's order of names, reading each request again.
 local function write_logits(model, o, places)
-  local specs, file = {}, requests.open(model, o["in"], true)
+  local specs, file = {}, requests.open(model, o, true)
   for name, place in pairs(places) do
     specs[name] = { dtype = "F32", shape = { place.total, model.arch.text.vocab } }
   end
