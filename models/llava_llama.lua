@@ -3,7 +3,8 @@ local authors = require "rl4vlm.families.llava_authors"
 local next_ = require "models.llava_next"
 
 local M = { name = "llava_llama", names = authors.names, module = authors.module, patch_shape = authors.patch_shape,
-  unused = authors.unused, processor = authors.processor, tower_prefix = authors.tower_prefix, order = next_.order,
+  unused = authors.unused, processor = authors.processor, tower_prefix = authors.tower_prefix,
+  sentinel = authors.sentinel, order = next_.order,
   settings = next_.settings }
 
 ---Reads the numbers of the model from its config.json; see families/llava_authors.lua.

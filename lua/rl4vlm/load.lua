@@ -10,16 +10,26 @@ end
 
 local MARGIN = 64 -- tokens by which later prompts may be longer than the first
 
+-- What a prompt's image takes, where it is most of the prompt.
+local function of_image(opened, ids)
+  local rows = 0
+  for _, id in ipairs(ids) do
+    rows = rows + (id == opened.image_token and 1 or 0)
+  end
+  return 2 * rows > #ids and (" (%d for its image: settings of `image` change that)"):format(rows) or ""
+end
+
 -- Tokens that a prompt and its answer may take, from the prompt of a first state.
 local function max_tokens(settings, opened)
   local s = slot.new(rollout.shared(settings, opened, "train", 1.0))
   s:begin(1)
-  local prompt, answer, positions = #s:prompt(), settings.sampling.max_new_tokens, opened.arch.text.max_positions
-  local room = settings.max_tokens > 0 and settings.max_tokens or positions
+  local ids, answer, positions = s:prompt(), settings.sampling.max_new_tokens, opened.arch.text.max_positions
+  local prompt, room = #ids, settings.max_tokens > 0 and settings.max_tokens or positions
   if prompt + answer > room then
-    error(("sampling.max_new_tokens: wanted at most %d: a first prompt takes %d of %s, got %d"):format(
-      math.max(room - prompt, 0), prompt, settings.max_tokens > 0 and ("max_tokens %d"):format(room)
-        or ("the model's %d positions"):format(room), answer), 0)
+    error(("sampling.max_new_tokens: wanted at most %d: a first prompt takes %d%s of %s, got %d"):format(
+      math.max(room - prompt, 0), prompt, of_image(opened, ids),
+      settings.max_tokens > 0 and ("max_tokens %d"):format(room) or ("the model's %d positions"):format(room),
+      answer), 0)
   end
   return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions)
 end

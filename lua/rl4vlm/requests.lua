@@ -70,10 +70,11 @@ local function is_text(x)
   return type(x) == "string"
 end
 
--- A check for ids of a model's vocabulary; the image token may lie behind it.
-local function id_check(vocab, image_token)
+-- A check for ids of a model's vocabulary, and others that stand for images.
+local function id_check(vocab, ...)
+  local others = { ... }
   return function(x)
-    return math.type(x) == "integer" and (x >= 0 and x < vocab or x == image_token)
+    return math.type(x) == "integer" and (x >= 0 and x < vocab or x == others[1] or x == others[2])
   end, ("an id from 0 to %d"):format(vocab - 1)
 end
 
@@ -152,7 +153,7 @@ local function read_prompt(model, line, where, file)
   local field = only(line, where, { "prompt_ids", "prompt", "messages" }, true)
   local ids, text
   if field == "prompt_ids" then
-    ids = list(line, where, field, id_check(model.arch.text.vocab, model.image_token))
+    ids = list(line, where, field, id_check(model.arch.text.vocab, model.image_token, model.family.sentinel))
     if #ids == 0 then
       fail(where, field, "at least one id", "none")
     end
@@ -168,6 +169,7 @@ local function read_prompt(model, line, where, file)
     paths[i] = path:match("^/") and path or file.folder .. path
   end
   local images = load_images(where, paths, file.exif)
+  ids = ids and model.family.sentinel and model:write_out(ids, images) or ids
   if text then
     local ok, result = pcall(model.prompt, model, text, images)
     if not ok then

@@ -386,6 +386,25 @@ function Model:prompt(text, images)
   return ids
 end
 
+---Ids in which the family's sentinel stands once for each image, with the image tokens in its place.
+---@param ids integer[]
+---@param images rl4vlm.Image[]
+---@return integer[]
+function Model:write_out(ids, images)
+  local list, seen = {}, 0
+  for _, id in ipairs(ids) do
+    if id == self.family.sentinel then
+      seen = seen + 1
+      for _ = 1, images[seen] and self:rows(images[seen]) or 0 do
+        list[#list + 1] = self.image_token
+      end
+    else
+      list[#list + 1] = id
+    end
+  end
+  return list
+end
+
 ---The text of an answer without special tokens; nil where the tokenizer has a part that we do not know, so
 ---that requests in ids run all the same.
 ---@param ids integer[]

@@ -188,6 +188,16 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
       assert.same(drawn, model:score(samples).logprobs:tolist())
     end)
 
+    it("samples and scores alike in 16 bits", function()
+      for _, dtype in ipairs { "bf16", "fp16" } do
+        local half <close> = vlm.load(root .. case, { threads = 2, slots = 2, max_tokens = 300, dtype = dtype })
+        local p = prompts[2]
+        local reply = generate(half, { { key = 1, ids = p.ids, images = p.images, max_new_tokens = 9, eos = {} } })[1]
+        local scores = half:score { { ids = p.ids, images = p.images, answer = reply.answer } }
+        assert.same(reply.logprobs, scores.logprobs:tolist())
+      end
+    end)
+
     it("has the same gradients", function()
       model:zero_grad()
       assert.is_true(math.abs(backward(model, prompts) - sum(index.losses)) <= 1e-4 * math.abs(sum(index.losses)))

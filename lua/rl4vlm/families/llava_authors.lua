@@ -1,9 +1,10 @@
 -- llava_authors.lua - LLaVA as its authors publish it (liuhaotian/llava-v1.6-mistral-7b and others): a decoder's
 -- config.json with mm_* fields, no image token in the vocabulary, no processor file.
 --
--- The id behind the vocabulary stands for images in prompts (32000, as transformers' conversion has it; the authors'
--- own code writes -200). Where the files lack the vision tower, its folder must lie at vision_tower. Source:
--- llava/model/llava_arch.py, multimodal_encoder/clip_encoder.py and mm_utils.py of github.com/haotian-liu/LLaVA.
+-- The id behind the vocabulary stands for images in prompts (32000, as transformers' conversion has it). The authors'
+-- own code writes -200, which requests in ids may too. Where the files lack the vision tower, its folder must lie at
+-- vision_tower. Source: llava/model/llava_arch.py, multimodal_encoder/clip_encoder.py and mm_utils.py of
+-- github.com/haotian-liu/LLaVA.
 local decoder = require "rl4vlm.families.decoder"
 local fields = require "rl4vlm.config_fields"
 local json = require "rl4vlm.json"
@@ -11,6 +12,9 @@ local llava = require "rl4vlm.families.llava"
 local vit = require "rl4vlm.families.vit"
 
 local M = { names = llava.names, module = llava.module, patch_shape = vit.patch_shape, unused = llava.unused }
+
+---What the authors' code writes once for an image.
+M.sentinel = -200
 
 ---Where the tower's tensors stand in the files.
 M.tower_prefix = "model.vision_tower.vision_tower."
