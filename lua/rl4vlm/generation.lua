@@ -3,6 +3,7 @@
 -- Slots, cache and sampling are rl4vlm.generator's (src/vlm/generate.c). Stop strings are looked for
 -- here, in the text of the tokens so far; a string may span tokens. As in transformers it stays part of
 -- the answer.
+local placeholders = require "rl4vlm.placeholders"
 local raw = require "rl4vlm.generator"
 local suggest = require "rl4vlm.suggest"
 
@@ -29,7 +30,7 @@ function M.new(model, options)
   end
   local generator = raw.new(model.core, { slots = slots, max_tokens = options.max_tokens or model.max_tokens,
     chunk = options.chunk or math.max(512, slots), blocks = model.kv_blocks, share = options.share,
-    banned = model:placeholders() })
+    banned = placeholders.banned(model) })
   return setmetatable({ model = model, raw = generator, running = {}, count = 0 }, Generator)
 end
 

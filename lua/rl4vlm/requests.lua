@@ -5,6 +5,7 @@
 local fs = require "rl4vlm.fs"
 local image = require "rl4vlm.image"
 local json = require "rl4vlm.json"
+local placeholders = require "rl4vlm.placeholders"
 local suggest = require "rl4vlm.suggest"
 
 local M = {}
@@ -169,7 +170,7 @@ local function read_prompt(model, line, where, file)
     paths[i] = path:match("^/") and path or file.folder .. path
   end
   local images = load_images(where, paths, file.exif)
-  ids = ids and model.family.sentinel and model:write_out(ids, images) or ids
+  ids = ids and model.family.sentinel and placeholders.write_out(model, ids, images) or ids
   if text then
     local ok, result = pcall(model.prompt, model, text, images)
     if not ok then

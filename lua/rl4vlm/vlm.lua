@@ -11,6 +11,7 @@ local generation = require "rl4vlm.generation"
 local memory = require "rl4vlm.memory"
 local model_name = require "rl4vlm.model_name"
 local optimizer = require "rl4vlm.optimizer"
+local placeholders = require "rl4vlm.placeholders"
 local processor = require "rl4vlm.processor"
 local suggest = require "rl4vlm.suggest"
 local tensor = require "rl4vlm.tensor"
@@ -312,97 +313,12 @@ end
 
 -- ---- prompts and images ----
 
--- The text that stands for an image in a prompt.
-local function image_mark(self)
-  return self.tokenizer:token(self.image_token) or "<image>"
-end
-
--- A template may itself write the beginning of text that the tokenizer adds: once is enough.
-local function begin_once(self, ids)
-  if ids[1] and ids[1] == ids[2] and self.tokenizer:is_special(ids[1]) then
-    table.remove(ids, 1)
-  end
-  return ids
-end
-
--- Ids of a text with marks in it; a mark that is no token of the vocabulary parts texts that are encoded one by one,
--- as LLaVA's authors did.
-local function encode(self, text, mark)
-  if self.tokenizer:id(mark) then
-    return self.tokenizer:encode(text, { special = true })
-  end
-  local ids, from = {}, 1
-  while true do
-    local at, to = text:find(mark, from, true)
-    local piece = self.tokenizer:encode(text:sub(from, (at or 0) - 1), { special = from == 1 })
-    table.move(piece, 1, #piece, #ids + 1, ids)
-    if not at then
-      return ids
-    end
-    ids[#ids + 1], from = self.image_token, to + 1
-  end
-end
-
--- The text with each placeholder written out as the family writes an image, and the rows of every mark in it.
-local function spelled(self, text, mark, images)
-  local out, rows, from, found = {}, {}, 1, 0
-  for at, to in function() return text:find(mark, from, true) end do
-    found = found + 1
-    out[#out + 1] = text:sub(from, at - 1)
-    from = to + 1
-    if images[found] then
-      local written, marks, each = self.views:spell(images[found], mark)
-      out[#out + 1] = written
-      for _ = 1, marks do
-        rows[#rows + 1] = each
-      end
-    end
-  end
-  if found ~= #images then
-    error(("images: wanted %d, as often as the prompt has %s, came %d"):format(found, mark, #images), 0)
-  end
-  out[#out + 1] = text:sub(from)
-  return table.concat(out), rows
-end
-
 ---Ids of a prompt with the family's image placeholder in it, each written out as the family's processor does it.
 ---@param text string
 ---@param images? table  list of images; their number must be that of the placeholders
 ---@return integer[]
 function Model:prompt(text, images)
-  local mark = image_mark(self)
-  local written, rows = spelled(self, text, mark, images or {})
-  local ids, seen = {}, 0
-  for _, id in ipairs(begin_once(self, encode(self, written, mark))) do
-    if id == self.image_token then
-      seen = seen + 1
-      for _ = 1, rows[seen] do
-        ids[#ids + 1] = id
-      end
-    else
-      ids[#ids + 1] = id
-    end
-  end
-  return ids
-end
-
----Ids in which the family's sentinel stands once for each image, with the image tokens in its place.
----@param ids integer[]
----@param images rl4vlm.Image[]
----@return integer[]
-function Model:write_out(ids, images)
-  local list, seen = {}, 0
-  for _, id in ipairs(ids) do
-    if id == self.family.sentinel then
-      seen = seen + 1
-      for _ = 1, images[seen] and self:rows(images[seen]) or 0 do
-        list[#list + 1] = self.image_token
-      end
-    else
-      list[#list + 1] = id
-    end
-  end
-  return list
+  return placeholders.ids(self, text, images or {})
 end
 
 ---The text of an answer without special tokens; nil where the tokenizer has a part that we do not know, so
@@ -416,17 +332,6 @@ function Model:text(ids)
   return ok and text or nil
 end
 
-local function placeholders(text, mark)
-  local n, at = 0, 1
-  while true do
-    local first, last = text:find(mark, at, true)
-    if not first then
-      return n
-    end
-    n, at = n + 1, last + 1
-  end
-end
-
 ---Writes messages as a prompt with the checkpoint's chat template (or the one that `template` holds), and the
 ---generation prompt behind it.
 ---@param messages table[]  Hugging Face's list form: {role =, content = TEXT or list of
@@ -438,8 +343,8 @@ function Model:chat(messages)
     self.chat_format = chat_template.open(self.dir, self.family.chat_template, self.template)
   end
   local text, items = self.chat_format:write(messages)
-  local mark = image_mark(self)
-  local found = placeholders(text, mark)
+  local mark = placeholders.mark(self)
+  local found = placeholders.count(text, mark)
   if found ~= #items then
     error(("%s: wrote %d times %s, but the messages have %d images"):format(self.chat_format.template.name, found, mark,
       #items), 0)
@@ -449,16 +354,6 @@ function Model:chat(messages)
     images[i] = item.image or item.path or item.url or item
   end
   return text, images
-end
-
----The ids that features of images (and, in some families, videos) replace: they can't be drawn.
----@return integer[]
-function Model:placeholders()
-  local list = {}
-  for _, id in ipairs { self.image_token, self.config.video_token_id } do
-    list[#list + 1] = math.type(id) == "integer" and id < self.arch.text.vocab and id or nil
-  end
-  return list
 end
 
 ---Tokens that an image takes in a prompt.

@@ -2,6 +2,7 @@
 local fs = require "rl4vlm.fs"
 local image = require "rl4vlm.image"
 local json = require "rl4vlm.json"
+local placeholders = require "rl4vlm.placeholders"
 local safetensors = require "rl4vlm.safetensors"
 local slice = require "rl4vlm.slice"
 local vlm = require "rl4vlm.vlm"
@@ -106,7 +107,7 @@ describe("LLaVA in its authors' layout", function()
       assert.equal(base, ours.arch.text.vocab)
       local our_ids, our_logits = logits(ours, base)
       assert.same(ids, our_ids)
-      assert.equal(2 + ours:rows(images[1]), #ours:write_out({ 1, -200, 5 }, images))
+      assert.equal(2 + ours:rows(images[1]), #placeholders.write_out(ours, { 1, -200, 5 }, images))
       assert.same(wanted, our_logits)
       ours:save(dir .. "/saved")
       assert(fs.mkdirs(dir .. "/saved/vision_tower"))
