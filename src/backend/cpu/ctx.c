@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "mem.h"
 
@@ -15,6 +16,8 @@ enum { THREAD_WORK = 150000 };
 // What stands in front of every block: its size, so that `usage` can count it back, and the memory
 // to free. Blocks begin at multiples of its room.
 enum { HEADER = 64 };
+// Blocks of this many bytes and more may have huge pages; smaller ones take just what they touch.
+enum { HUGE_FROM = 32 << 20 };
 typedef struct {
     size_t bytes;
     void *block;
@@ -81,6 +84,16 @@ rv_status rv_cpu_reserve(rv_ctx *c, size_t bytes, rv_err *e) {
 
 int rv_cpu_threads(const rv_ctx *c) { return c->threads; }
 
+// Large blocks ask for huge pages: weights that stream from memory arrive a third faster. The
+// system need not follow.
+static void ask_huge_pages(char *block, size_t bytes) {
+    const uintptr_t page = (uintptr_t)2 << 20, from = (uintptr_t)block;
+    const uintptr_t begin = (from + page - 1) / page * page, end = (from + bytes) / page * page;
+    if (bytes >= HUGE_FROM) {
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    }
+}
+
 // calloc, since the system's fresh pages are zero already: what is planned but never used costs no
 // time and no memory.
 rv_status rv_cpu_alloc(rv_ctx *c, rv_dev *out, size_t bytes, rv_err *e) {
@@ -89,6 +102,7 @@ rv_status rv_cpu_alloc(rv_ctx *c, rv_dev *out, size_t bytes, rv_err *e) {
     if (!block) {
         return RV_FAIL(e, RV_ENOMEM, "cpu: no memory for %zu bytes (%zu in use)", bytes, c->now);
     }
+    ask_huge_pages(block, bytes);
     uintptr_t at = ((uintptr_t)block + 2 * HEADER - 1) / HEADER * HEADER;
     *(header *)(at - HEADER) = (header){bytes, block};
     c->now += bytes;
