@@ -12,9 +12,11 @@
 #include "act.h"
 
 enum {
-    ROWS = 192,        // at most in a block
-    STEPS = 4096 / NC, // of a panel at a time: 16 KiB of a tile's columns
-    GROUP = 4          // panels that share a block's steps while they are near
+    ROWS = 192,          // at most in a block
+    STEPS = 4096 / NC,   // of a panel at a time: 16 KiB of a tile's columns
+    STREAM_ROWS = 16,    // rows with which weights stream from memory
+    STREAM_BYTES = 8192, // of a panel at a time then
+    GROUP = 4            // panels that share a block's steps while they are near
 };
 
 static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {
@@ -152,12 +154,18 @@ typedef struct {
 // What follows steps s0.. of panel i of a group that begins at `panels`: the next panel's same
 // steps, or the first one's next.
 static const void *next_steps(const product *g, const char *panels, size_t size, int64_t s0,
-                              int64_t i, int64_t n) {
-    int64_t s = i + 1 < n ? s0 : s0 + STEPS;
+                              int64_t most, int64_t i, int64_t n) {
+    int64_t s = i + 1 < n ? s0 : s0 + most;
     if (s >= steps_of(g)) {
         return panels + (size_t)n * size; // the next group
     }
     return panels + (size_t)((i + 1) % n) * size + (size_t)(s * RV_PANEL) * rv_dtype_size(g->store);
+}
+
+// Steps of a panel at a time. Of few rows, these and the next ones are together in the cache.
+static int64_t steps_at_once(const product *g, int64_t rows) {
+    const int64_t stream = STREAM_BYTES / RV_PANEL / (int64_t)rv_dtype_size(g->store);
+    return rows <= STREAM_ROWS && !g->transposed ? stream : STEPS;
 }
 
 // Rows row0.. of x times `panels` panels from p on. `rounded` holds those rows when paired.
@@ -169,9 +177,9 @@ static void product_group(const product *g, const sums *to, const void *rounded,
         ISA(rv_quant_product)(&call, p, panels);
         return;
     }
-    const int64_t all = steps_of(g);
+    const int64_t all = steps_of(g), most = steps_at_once(g, rows);
     const size_t size = (size_t)(RV_PANEL * all) * rv_dtype_size(g->store);
-    for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += STEPS) {
+    for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += most) {
         for (int64_t i = 0; i < panels; i++) {
             tile t = {.c = to->c[i],
                       .ldc = to->ldc[i],
@@ -179,7 +187,7 @@ static void product_group(const product *g, const sums *to, const void *rounded,
                       .ar = g->k,
                       .at = 1,
                       .ldb = RV_PANEL,
-                      .steps = all - s0 < STEPS ? all - s0 : STEPS,
+                      .steps = all - s0 < most ? all - s0 : most,
                       .load = s0 > 0};
             if (g->paired) {
                 t.a = rounded;
@@ -189,7 +197,7 @@ static void product_group(const product *g, const sums *to, const void *rounded,
             if (g->transposed) {
                 tile_turned(&t, g, p + i, s0, rows);
             } else {
-                t.next = next_steps(g, group, size, s0, i, panels);
+                t.next = next_steps(g, group, size, s0, most, i, panels);
                 tile_stored(&t, g, panel, s0, rows);
             }
         }

@@ -227,17 +227,18 @@ static inline fetch fetch_ahead(const tile_kind kind, const tile *t, int64_t col
     return (fetch){(uintptr_t)t->b + (uintptr_t)((AHEAD * t->ldb + col) * size), 0};
 }
 
-// What tile number i of n in a column asks for: the last ones share the next column's steps.
+// What tile number i of n in a column asks for: the last ones share the same column of what comes
+// next, or the next column.
 static inline fetch fetch_next(const tile_kind kind, const tile *t, int64_t col, int64_t cols,
                                int64_t i, int64_t n) {
     const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
     int shift = n > 8 ? 3 : n > 4 ? 2 : n > 2 ? 1 : 0;
     int64_t part = i - (n - ((int64_t)1 << shift));
-    bool inside = col + NC < cols;
-    if (n == 1 || part < 0 || (!inside && !t->next)) {
+    if (part < 0 || (!t->next && (n == 1 || col + NC >= cols))) {
         return fetch_ahead(kind, t, col);
     }
-    uintptr_t from = inside ? (uintptr_t)t->b + (uintptr_t)((col + NC) * size) : (uintptr_t)t->next;
+    uintptr_t from = t->next ? (uintptr_t)t->next + (uintptr_t)(col * size)
+                             : (uintptr_t)t->b + (uintptr_t)((col + NC) * size);
     return (fetch){from + (uintptr_t)((part * t->steps >> shift) * t->ldb * size), shift};
 }
 
@@ -250,7 +251,9 @@ RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows,
     for (; n > FEW && row + MR <= rows; row += MR) {
         tile_one(MR, 2, kind, false, t, row, col, (fetch){0, 0});
     }
-    for (; row + MR <= rows; row += MR) {
+    // one or two rows would be left over: two tiles of four, or four and three
+    for (int64_t left = rows - row; left >= MR && left != MR + 1 && left != MR + 2;
+         left -= MR, row += MR) {
         tile_one(MR, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
 #if MR > 8
@@ -262,6 +265,12 @@ RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows,
         tile_one(4, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
     }
     return row;
+}
+
+static inline fetch fetch_rest(const tile_kind kind, const tile *t, int64_t row, int64_t col) {
+    const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
+    return t->next && row == 0 ? (fetch){(uintptr_t)t->next + (uintptr_t)(col * size), 0}
+                               : fetch_ahead(kind, t, col);
 }
 
 // One to three rows: more columns at once keep enough chains in flight.
@@ -277,17 +286,17 @@ RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64
         switch (rows) {
         case 3:
             if (kind != B_F32) { // four vectors would be one register too many
-                tile_one(3, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
-                tile_one(3, 2, kind, true, t, row, col + NC, fetch_ahead(kind, t, col + NC));
+                tile_one(3, 2, kind, true, t, row, col, fetch_rest(kind, t, row, col));
+                tile_one(3, 2, kind, true, t, row, col + NC, fetch_rest(kind, t, row, col + NC));
             } else {
-                tile_one(3, 4, kind, true, t, row, col, fetch_ahead(kind, t, col));
+                tile_one(3, 4, kind, true, t, row, col, fetch_rest(kind, t, row, col));
             }
             break;
         case 2:
-            tile_one(2, 4, kind, true, t, row, col, fetch_ahead(kind, t, col));
+            tile_one(2, 4, kind, true, t, row, col, fetch_rest(kind, t, row, col));
             break;
         case 1:
-            tile_one(1, 4, kind, true, t, row, col, fetch_ahead(kind, t, col));
+            tile_one(1, 4, kind, true, t, row, col, fetch_rest(kind, t, row, col));
             break;
         default:
             break;
