@@ -1,42 +1,16 @@
-// image_read.c - images from PNG, JPEG and BMP files.
+// image_read.c - images from files: which format; PNG and BMP. (JPEG: image_jpeg.c)
 //
 // stb_image decodes, but it forgives much: it skips checksums and reads zeros past the end of a
 // torn file. So the structure of the file is checked first, which also gives messages that name the
 // place.
+#define STBI_ONLY_PNG
+#define STBI_ONLY_BMP
+#include "image_stb.h"
+
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "file.h"
-#include "image.h"
-
-// No single buffer of a decoder is larger than this: a small file cannot unpack to the whole
-// memory.
-#define MAX_BUFFER ((size_t)1 << 30)
-
-static void *limited_realloc(void *p, size_t n) { return n > MAX_BUFFER ? NULL : realloc(p, n); }
-
-#define STBI_MALLOC(n)      limited_realloc(NULL, (n))
-#define STBI_REALLOC(p, n)  limited_realloc((p), (n))
-#define STBI_FREE(p)        free(p)
-#define STBI_MAX_DIMENSIONS RV_IMAGE_MAX_SIDE
-#define STBI_ONLY_PNG
-#define STBI_ONLY_JPEG
-#define STBI_ONLY_BMP
-#define STBI_NO_STDIO
-#define STBI_NO_LINEAR
-#define STBI_NO_HDR
-#define STB_IMAGE_STATIC
-#define STB_IMAGE_IMPLEMENTATION
-// stb declares more than it defines under these settings; gcc says so at the end of the file.
-#pragma GCC diagnostic ignored "-Wunused-function"
-#include <stb_image.h>
-
-typedef struct {
-    const uint8_t *p;
-    size_t n;
-    const char *name; // of the file, for messages
-} source;
 
 static uint32_t be32(const uint8_t *p) {
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
@@ -62,7 +36,7 @@ static uint32_t crc32(const uint8_t *p, size_t n) {
 }
 
 // Walks the chunks of a PNG up to IEND: all lengths inside the file, all checksums right.
-static rv_status check_png(const source *s, rv_err *e) {
+static rv_status check_png(const rv_image_source *s, rv_err *e) {
     size_t at = 8;
     for (;;) {
         if (s->n - at < 12) {
@@ -91,66 +65,8 @@ static rv_status check_png(const source *s, rv_err *e) {
     }
 }
 
-// Wants every Huffman table of a DHT segment whole and with at most 256 codes: stb_image writes
-// beyond its table otherwise.
-static bool good_huffman(const uint8_t *p, size_t n) {
-    while (n >= 17) {
-        size_t codes = 0;
-        for (int i = 1; i <= 16; i++) {
-            codes += p[i];
-        }
-        if (codes > 256 || codes > n - 17) {
-            return false;
-        }
-        p += 17 + codes;
-        n -= 17 + codes;
-    }
-    return n == 0;
-}
-
-// The next marker behind a scan's header: not a stuffed byte, a restart or a fill.
-static size_t skip_scan(const source *s, size_t at) {
-    for (; s->n - at >= 2; at++) {
-        uint8_t m = s->p[at + 1];
-        if (s->p[at] == 0xFF && m != 0 && m != 0xFF && (m < 0xD0 || m > 0xD7)) {
-            break;
-        }
-    }
-    return at;
-}
-
-// Walks the segments and scans of a JPEG to its end marker.
-static rv_status check_jpeg(const source *s, rv_err *e) {
-    size_t at = 2;
-    while (s->n - at >= 2) {
-        if (s->p[at] != 0xFF) {
-            return RV_FAIL(e, RV_EFORMAT, "%s: damaged JPEG: no marker at byte %zu", s->name, at);
-        }
-        uint8_t marker = s->p[at + 1];
-        if (marker == 0xD9) {
-            return RV_OK;
-        }
-        if (marker == 0xFF) { // fill byte
-            at++;
-            continue;
-        }
-        size_t len = s->n - at >= 4 ? (size_t)s->p[at + 2] << 8 | s->p[at + 3] : SIZE_MAX;
-        if (len < 2 || len > s->n - at - 2) {
-            break;
-        }
-        if (marker == 0xC4 && !good_huffman(s->p + at + 4, len - 2)) {
-            return RV_FAIL(e, RV_EFORMAT, "%s: damaged JPEG: bad Huffman table at byte %zu",
-                           s->name, at);
-        }
-        at += len + 2;
-        at = marker == 0xDA ? skip_scan(s, at) : at;
-    }
-    return RV_FAIL(e, RV_EFORMAT, "%s: truncated JPEG: no end marker in its %zu bytes", s->name,
-                   s->n);
-}
-
 // Wants all uncompressed rows of a BMP inside the file.
-static rv_status check_bmp(const source *s, rv_err *e) {
+static rv_status check_bmp(const rv_image_source *s, rv_err *e) {
     if (s->n < 54 || le32(s->p + 14) < 40) {
         return RV_FAIL(e, RV_EFORMAT, "%s: truncated or old BMP: wanted a header of 54 bytes",
                        s->name);
@@ -170,12 +86,12 @@ static rv_status check_bmp(const source *s, rv_err *e) {
     return RV_OK;
 }
 
-static bool starts(const source *s, const char *magic, size_t n) {
+static bool starts(const rv_image_source *s, const char *magic, size_t n) {
     return s->n >= n && memcmp(s->p, magic, n) == 0;
 }
 
 // A format that is known but not read, by its first bytes; NULL when there is no telling.
-static const char *foreign(const source *s) {
+static const char *foreign(const rv_image_source *s) {
     return starts(s, "GIF8", 4)                                                     ? "a GIF image"
            : starts(s, "RIFF", 4) && s->n >= 12 && memcmp(s->p + 8, "WEBP", 4) == 0 ? "a WebP image"
            : starts(s, "II*\0", 4) || starts(s, "MM\0*", 4)                         ? "a TIFF image"
@@ -185,7 +101,7 @@ static const char *foreign(const source *s) {
                                                             : NULL;
 }
 
-static rv_status check_format(const source *s, const char **format, rv_err *e) {
+static rv_status check_format(const rv_image_source *s, const char **format, rv_err *e) {
     if (s->n == 0) {
         return RV_FAIL(e, RV_EFORMAT, "%s: empty: wanted a PNG, JPEG or BMP image", s->name);
     }
@@ -197,8 +113,8 @@ static rv_status check_format(const source *s, const char **format, rv_err *e) {
         return check_png(s, e);
     }
     if (starts(s, "\xff\xd8\xff", 3)) {
-        *format = "JPEG";
-        return check_jpeg(s, e);
+        *format = "JPEG"; // checks itself
+        return RV_OK;
     }
     if (starts(s, "BM", 2)) {
         *format = "BMP";
@@ -210,7 +126,7 @@ static rv_status check_format(const source *s, const char **format, rv_err *e) {
 }
 
 // A BMP of 32 bits without masks has no alpha, whatever stb_image makes of the fourth byte.
-static bool has_spare_byte(const source *s) {
+static bool has_spare_byte(const rv_image_source *s) {
     return starts(s, "BM", 2) && (le32(s->p + 28) & 0xFFFF) == 32 && le32(s->p + 30) == 0;
 }
 
@@ -235,32 +151,36 @@ static void flatten(rv_image *out, const uint8_t *src, int channels) {
     }
 }
 
-rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char *name, bool exif,
-                          rv_err *e) {
-    *out = (rv_image){0, 0, NULL};
-    source s = {bytes, n, name};
-    const char *format = NULL;
-    RV_TRY(check_format(&s, &format, e));
-    int w = 0, h = 0, channels = 0;
-    if (stbi_info_from_memory(s.p, (int)n, &w, &h, &channels) &&
-        (int64_t)w * h > RV_IMAGE_MAX_PIXELS) {
-        return RV_FAIL(e, RV_EFORMAT, "%s: a %s of %d x %d pixels: wanted at most %d pixels", name,
-                       format, w, h, RV_IMAGE_MAX_PIXELS);
-    }
-    int wanted = has_spare_byte(&s) ? 3 : 0;
-    uint8_t *px = stbi_load_from_memory(s.p, (int)n, &w, &h, &channels, wanted);
-    channels = wanted ? wanted : channels;
+// Decodes a PNG or BMP file whose structure is checked.
+static rv_status decode(rv_image *out, const rv_image_source *s, const char *format, rv_err *e) {
+    int w = 0, h = 0, channels = 0, wanted = has_spare_byte(s) ? 3 : 0;
+    RV_TRY(rv_image_check_size(s, format, e));
+    uint8_t *px = stbi_load_from_memory(s->p, (int)s->n, &w, &h, &channels, wanted);
     if (!px) {
-        return RV_FAIL(e, RV_EFORMAT, "%s: bad %s: %s", name, format, stbi_failure_reason());
+        return RV_FAIL(e, RV_EFORMAT, "%s: bad %s: %s", s->name, format, stbi_failure_reason());
     }
     rv_status st = rv_image_new(out, w, h, NULL, e);
     if (st == RV_OK) {
-        flatten(out, px, channels);
+        flatten(out, px, wanted ? wanted : channels);
     } else {
-        rv_err_context(e, "%s", name);
+        rv_err_context(e, "%s", s->name);
     }
     stbi_image_free(px);
-    return st == RV_OK && exif ? rv_image_orient(out, rv_image_orientation(bytes, n), e) : st;
+    return st;
+}
+
+rv_status rv_image_decode(rv_image *out, const void *bytes, size_t n, const char *name, bool exif,
+                          rv_err *e) {
+    *out = (rv_image){0, 0, NULL};
+    rv_image_source s = {bytes, n, name};
+    const char *format = NULL;
+    RV_TRY(check_format(&s, &format, e));
+    if (strcmp(format, "JPEG") == 0) {
+        RV_TRY(rv_image_jpeg(out, &s, e));
+    } else {
+        RV_TRY(decode(out, &s, format, e));
+    }
+    return exif ? rv_image_orient(out, rv_image_orientation(bytes, n), e) : RV_OK;
 }
 
 rv_status rv_image_load(rv_image *out, const char *path, bool exif, rv_err *e) {

@@ -5,12 +5,14 @@ Images come from a formula that tests/lua/processor_spec.lua knows too, so nothi
 Needs transformers 5, Pillow below 13 (which resizes some sizes in another order), numpy.
 """
 import hashlib
+import io
 import json
 import pathlib
 
 import numpy as np
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
+from transformers.image_transforms import convert_to_rgb
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil, \
     get_resize_output_image_size
@@ -140,6 +142,41 @@ LAYOUTS = {
 }
 
 
+# ---- small files of every kind, and what Pillow reads ----
+
+def files():
+    rgb, alpha = picture(23, 17), picture(29, 23).crop((3, 2, 26, 19)).convert("L")
+    grey, smooth = rgb.convert("L"), picture(11, 9).resize((37, 21), Image.BICUBIC)
+    first = np.array(rgb)[0, 0]
+    yield "grey.png", grey, {}
+    yield "grey, one transparent.png", grey, {"transparency": int(np.array(grey)[2, 2])}
+    yield "rgb, one transparent.png", rgb, {"transparency": tuple(int(v) for v in first)}
+    yield "rgba.png", Image.merge("RGBA", (*rgb.split(), alpha)), {}
+    yield "grey and alpha.png", Image.merge("LA", (grey, alpha)), {}
+    yield "palette.png", rgb.quantize(64), {}
+    yield "palette, transparent.png", rgb.quantize(12), {"transparency": bytes(range(0, 256, 20)), "bits": 4}
+    yield "two levels.png", grey.convert("1"), {}
+    yield "rgb.bmp", rgb, {}
+    yield "palette.bmp", rgb.quantize(64), {}
+    yield "alpha that does not count.bmp", Image.merge("RGBA", (*rgb.split(), alpha)), {}
+    yield "444.jpeg", smooth, {"quality": 90, "subsampling": 0}
+    yield "422.jpeg", smooth, {"quality": 75, "subsampling": 1}
+    yield "420.jpeg", smooth, {"quality": 75, "subsampling": 2}
+    yield "420, progressive.jpeg", smooth, {"quality": 60, "subsampling": 2, "progressive": True}
+    yield "420, 2 wide.jpeg", smooth.crop((0, 0, 3, 9)), {"quality": 60, "subsampling": 2}
+    yield "restarts.jpeg", smooth, {"quality": 30, "subsampling": 0, "restart_marker_blocks": 2}
+    yield "rgb.jpeg", smooth, {"quality": 90, "subsampling": 0, "keep_rgb": True}
+    yield "grey.jpeg", smooth.convert("L"), {"quality": 80}
+    yield "cmyk.jpeg", smooth.convert("CMYK"), {"quality": 80}
+
+
+def read_back(name, image, options):
+    out = io.BytesIO()
+    image.save(out, name.rpartition(".")[2], **options)
+    pixels = np.array(convert_to_rgb(Image.open(out)))
+    return {"name": name, "hex": out.getvalue().hex(), "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}
+
+
 def main():
     runs = [{"name": name, "config": config,
              "images": [{"w": w, "h": h} | run(config, w, h) for w, h in SIZES]} for name, config in CONFIGS.items()]
@@ -147,7 +184,7 @@ def main():
     for item in runs:
         item["images"] = [[i["w"], i["h"], i.get("sha256", ""), *i.get("shape", [])] for i in item["images"]]
     out = pathlib.Path(__file__).with_name("processor.json")
-    out.write_text(json.dumps({"runs": runs, "layouts": layouts}, separators=(",", ":")).replace('{"name"', '\n{"name"')
+    out.write_text(json.dumps({"runs": runs, "layouts": layouts, "files": [read_back(*f) for f in files()]}, separators=(",", ":")).replace('{"name"', '\n{"name"')
                    + "\n")
 
 

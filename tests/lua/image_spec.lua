@@ -17,6 +17,19 @@ local function noise(w, h, seed)
   return image.from_bytes(w, h, table.concat(bytes))
 end
 
+-- Small files of every kind, with the digests of what Pillow reads (tests/golden/make_processor.py).
+local function files()
+  local f = assert(io.open "tests/golden/processor.json")
+  local list = require("rl4vlm.json").decode(f:read "a").files
+  f:close()
+  for _, file in ipairs(list) do
+    file.bytes = file.hex:gsub("..", function(two)
+      return string.char(tonumber(two, 16))
+    end)
+  end
+  return list
+end
+
 local function row(...)
   local bytes = {}
   for i, v in ipairs { ... } do
@@ -102,6 +115,13 @@ describe("an image", function()
     flat:save(path)
     assert.is_true(image.load(path) == flat)
     os.remove(path)
+  end)
+
+  it("is read from every kind of file as Pillow reads it", function()
+    for _, file in ipairs(files()) do
+      assert.equal(file.sha256, hash.sha256(image.decode(file.bytes, file.name):bytes()):sub(1, 16), file.name)
+    end
+    assert.equal(20, #files())
   end)
 
   it("has no alpha from a BMP's spare byte", function()
@@ -228,7 +248,10 @@ describe("a broken image file", function()
       "\xFF\xDA\0\2abc\xFF\xD9"
     assert.same({ 9, 5 }, { image.decode(bmp):size() })
     local seeds = { bmp, png, jpeg }
-    for i = 1, 1500 do
+    for _, file in ipairs(files()) do
+      seeds[#seeds + 1] = file.bytes
+    end
+    for i = 1, 4000 do
       local bytes = seeds[i % #seeds + 1]
       for _ = 1, r:int(1, 6) do
         local at = r:int(1, #bytes)

@@ -36,15 +36,7 @@ local families = {
 
 local folder = os.getenv "RL4VLM_PARITY"
 
--- JPEG decoders differ by a few levels; 16-bit grey, which Pillow cuts off at 255, gives its high byte here.
-local function check_near(name, got, want)
-  local bytes = got:data()
-  for i, value in ipairs(want.sample) do
-    local near = ("<f"):unpack(bytes, (i - 1) * want.sample_step * 4 + 1)
-    assert.is_true(math.abs(near - value) < 8 / 255 / 0.26, name)
-  end
-end
-
+-- Pillow cuts 16-bit grey off at 255; here it gives its high byte.
 local function check(p, name, im, want)
   local ok, got = pcall(p.pixels, p, im)
   assert.equal(not want.error, ok, name)
@@ -57,9 +49,7 @@ local function check(p, name, im, want)
     table.insert(shape, 1, 1)
   end
   assert.same(want.shape, shape, name)
-  if name:find "%.jpg" then
-    check_near(name, got, want)
-  elseif not name:find "grey16" then
+  if not name:find "grey16" then
     assert.equal(want.sha256, hash.sha256(got:data()), name)
   end
 end
