@@ -98,7 +98,7 @@ static inline void transform(int64_t *v, int step, int shift) {
     }
 }
 
-static uint8_t clamp(int64_t x) { return (uint8_t)(x < 0 ? 0 : x > 255 ? 255 : x); }
+static inline uint8_t clamp(int x) { return (uint8_t)(x < 0 ? 0 : x > 255 ? 255 : x); }
 
 static void inverse(stbi_uc *out, int stride, short data[64]) {
     int64_t v[64];
@@ -106,12 +106,19 @@ static void inverse(stbi_uc *out, int stride, short data[64]) {
         v[i] = data[i];
     }
     for (int i = 0; i < 8; i++) {
-        transform(v + i, 8, FRACTION - KEPT);
+        int64_t *c = v + i;
+        if (c[8] || c[16] || c[24] || c[32] || c[40] || c[48] || c[56]) {
+            transform(c, 8, FRACTION - KEPT);
+            continue;
+        }
+        for (int y = 0; y < 8; y++) { // what the transform gives for a column of one value
+            c[8 * y] = (int64_t)data[i] * (1 << KEPT);
+        }
     }
     for (int i = 0; i < 8; i++) {
         transform(v + 8 * i, 1, FRACTION + KEPT + 3);
         for (int x = 0; x < 8; x++) {
-            out[i * stride + x] = clamp(v[8 * i + x] + 128);
+            out[i * stride + x] = clamp((int)v[8 * i + x] + 128);
         }
     }
 }
@@ -163,9 +170,11 @@ static void full_row(const channel *c, int y, uint8_t *out) {
         deepen(out, near, far, c->w, y % 2 ? 2 : 1);
     } else if (c->across == 2 && c->down == 2 && c->w > 2) {
         enlarge(out, near, far, c->w);
+    } else if (c->across == 1) {
+        memcpy(out, near, (size_t)c->w);
     } else {
-        for (int x = 0; x < c->w * c->across; x++) {
-            out[x] = near[x / c->across];
+        for (int x = 0; x < c->w; x++) {
+            memset(out + x * c->across, near[x], (size_t)c->across);
         }
     }
 }
@@ -184,7 +193,7 @@ static space space_of(const stbi__jpeg *j) {
     return j->rgb == 3 || (j->app14_color_transform == 0 && !j->jfif) ? RGB : YCC;
 }
 
-static void from_ycc(uint8_t *rgb, int y, int cb, int cr) {
+static inline void from_ycc(uint8_t *rgb, int y, int cb, int cr) {
     enum { HALF = 1 << 15 };
     cb -= 128;
     cr -= 128;
@@ -200,21 +209,35 @@ static uint8_t ink(int stored, int black) {
 }
 
 static void convert(uint8_t *rgb, space s, uint8_t *const row[4], int w) {
-    for (int x = 0; x < w; x++, rgb += 3) {
-        uint8_t v[4];
-        for (int c = 0; c < 4; c++) {
-            v[c] = row[c][x];
-        }
-        if (s == YCC || s == YCCK) {
-            from_ycc(v, v[0], v[1], v[2]);
-        }
-        for (int c = 0; c < 3; c++) {
-            rgb[c] = s == GREY   ? v[0]
-                     : s == CMYK ? ink(v[c], v[3])
-                     : s == YCCK ? ink(255 - v[c], v[3])
-                                 : v[c];
+    const uint8_t *a = row[0], *b = row[1], *c = row[2], *black = row[3];
+    for (int x = 0; s == GREY && x < w; x++) {
+        memset(rgb + 3 * x, a[x], 3);
+    }
+    for (int x = 0; (s == YCC || s == YCCK) && x < w; x++) {
+        from_ycc(rgb + 3 * x, a[x], b[x], c[x]);
+    }
+    for (int x = 0; (s == RGB || s == CMYK) && x < w; x++) {
+        rgb[3 * x] = a[x];
+        rgb[3 * x + 1] = b[x];
+        rgb[3 * x + 2] = c[x];
+    }
+    for (int x = 0; s == YCCK && x < 3 * w; x++) {
+        rgb[x] = (uint8_t)(255 - rgb[x]);
+    }
+    for (int x = 0; (s == CMYK || s == YCCK) && x < 3 * w; x++) {
+        rgb[x] = ink(rgb[x], black[x / 3]);
+    }
+}
+
+// Wants channels that go into the picture a whole number of times.
+static rv_status check_sampling(const stbi__jpeg *j, const char *name, rv_err *e) {
+    for (int c = 0; c < j->s->img_n; c++) {
+        if (j->img_h_max % j->img_comp[c].h != 0 || j->img_v_max % j->img_comp[c].v != 0) {
+            return RV_FAIL(e, RV_EFORMAT, "%s: bad JPEG: channels of %d x %d and %d x %d samples",
+                           name, j->img_h_max, j->img_v_max, j->img_comp[c].h, j->img_comp[c].v);
         }
     }
+    return RV_OK;
 }
 
 static rv_status draw(rv_image *out, const stbi__jpeg *j, rv_err *e) {
@@ -260,7 +283,8 @@ rv_status rv_image_jpeg(rv_image *out, const rv_image_source *s, rv_err *e) {
     j->idct_block_kernel = inverse;
     rv_status st;
     if (stbi__decode_jpeg_image(j)) {
-        st = draw(out, j, e);
+        st = check_sampling(j, s->name, e);
+        st = st == RV_OK ? draw(out, j, e) : st;
     } else {
         st = RV_FAIL(e, RV_EFORMAT, "%s: bad JPEG: %s", s->name, stbi_failure_reason());
     }
