@@ -10,7 +10,7 @@
 #include "softmax.h"
 #include "tile.h"
 
-enum { KEYS = RV_KV_BLOCK, ROWS = 12, BACK_ROWS = 32 };
+enum { KEYS = RV_KV_BLOCK, ROWS = 12, BACK_ROWS = 48 };
 
 static inline int64_t padded(int64_t d) { return (d + RV_PANEL - 1) / RV_PANEL * RV_PANEL; }
 static inline int64_t blocks_of(int64_t n) { return (n + KEYS - 1) / KEYS; }
@@ -26,6 +26,42 @@ typedef struct {
 
 static inline const float *block_at(const key_blocks *kb, int64_t b) {
     return kb->base + (kb->table ? kb->table[b] : b) * kb->stride;
+}
+
+typedef float v4 __attribute__((vector_size(16)));
+
+RV_INLINE void transpose_4x4(float *dst, int64_t ldd, const float *src, int64_t lds) {
+    v4 r[4], c[4];
+    RV_UNROLL
+    for (int i = 0; i < 4; i++) {
+        memcpy(&r[i], src + i * lds, sizeof r[i]);
+    }
+    v4 a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
+    v4 b = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
+    c[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+    c[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    a = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+    b = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+    c[2] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+    c[3] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    RV_UNROLL
+    for (int i = 0; i < 4; i++) {
+        memcpy(dst + i * ldd, &c[i], sizeof c[i]);
+    }
+}
+
+// Rows of `keys` <= 64 tokens as (D, 64), columns behind the last zero.
+static void transpose_keys(float *dst, const float *src, int64_t stride, int64_t keys, int64_t d) {
+    const int64_t fours = keys / 4 * 4;
+    for (int64_t j = 0; j < d; j++) {
+        bool apart = j % 4 == 0 && j + 4 <= d;
+        for (int64_t i = 0; apart && i < fours; i += 4) {
+            transpose_4x4(dst + j * KEYS + i, KEYS, src + i * stride + j, stride);
+        }
+        for (int64_t i = j < d / 4 * 4 ? fours : 0; i < KEYS; i++) {
+            dst[j * KEYS + i] = i < keys ? src[i * stride + j] : 0;
+        }
+    }
 }
 
 // Puts one token's key and value into its block.
@@ -46,73 +82,104 @@ static inline int64_t end_key(const rv_attn *a, int64_t p, int64_t len) {
     return a->causal && p + 1 < len ? p + 1 : len;
 }
 
+// Of a block's keys, those that a query sees: [lo, hi).
+typedef struct {
+    int lo, hi;
+} span;
+
+static inline int within(int64_t i) { return i < 0 ? 0 : i > KEYS ? KEYS : (int)i; }
+
+static inline span seen(const rv_attn *a, int64_t p, int64_t len, int64_t first) {
+    return (span){within(first_key(a, p) - first), within(end_key(a, p, len) - first)};
+}
+
+static inline bool whole(span v) { return v.lo == 0 && v.hi == KEYS; }
+
 // Softmax state of the rows of one tile.
 typedef struct {
     float max[ROWS], sum[ROWS];
 } running;
 
-RV_INLINE float larger(float a, float b) { return a > b ? a : b; }
+enum { SET = LANES / VL }; // vectors of 16 lanes
 
-// Sum of 64 weights: four to a lane, then a tree over 16 lanes.
+// Folds 16 lanes in a fixed tree.
+#define FOLD(name, op)                                                                             \
+    static inline float name(const vf set[SET]) {                                                  \
+        float x[LANES];                                                                            \
+        memcpy(x, set, sizeof x);                                                                  \
+        RV_UNROLL                                                                                  \
+        for (int w = LANES / 2; w > 0; w /= 2) {                                                   \
+            for (int i = 0; i < w; i++) {                                                          \
+                x[i] = op(x[i], x[i + w]);                                                         \
+            }                                                                                      \
+        }                                                                                          \
+        return x[0];                                                                               \
+    }
+RV_INLINE float fn_add(float a, float b) { return a + b; }
+FOLD(fold_sum, fn_add)
+FOLD(fold_max, fn_max)
+
+// Sum of 64 weights: four to a lane.
 static inline float weight_sum(const float *p) {
-    float lane[LANES];
-    for (int l = 0; l < LANES; l++) {
-        lane[l] = (p[l] + p[l + LANES]) + (p[l + 2 * LANES] + p[l + 3 * LANES]);
+    vf lane[SET];
+    RV_UNROLL
+    for (int v = 0; v < SET; v++) {
+        const float *x = p + v * VL;
+        lane[v] = (vload(x) + vload(x + LANES)) + (vload(x + 2 * LANES) + vload(x + 3 * LANES));
     }
-    float a[8], b[4];
-    for (int l = 0; l < 8; l++) {
-        a[l] = lane[l] + lane[l + 8];
-    }
-    for (int l = 0; l < 4; l++) {
-        b[l] = a[l] + a[l + 4];
-    }
-    return (b[0] + b[2]) + (b[1] + b[3]);
+    return fold_sum(lane);
 }
 
 static inline float weight_max(const float *p) {
-    float lane[LANES];
-    for (int l = 0; l < LANES; l++) {
-        lane[l] = larger(larger(p[l], p[l + LANES]), larger(p[l + 2 * LANES], p[l + 3 * LANES]));
+    vf lane[SET];
+    RV_UNROLL
+    for (int v = 0; v < SET; v++) {
+        const float *x = p + v * VL;
+        lane[v] = vmax(vmax(vload(x), vload(x + LANES)),
+                       vmax(vload(x + 2 * LANES), vload(x + 3 * LANES)));
     }
-    float a[8], b[4];
-    for (int l = 0; l < 8; l++) {
-        a[l] = larger(lane[l], lane[l + 8]);
-    }
-    for (int l = 0; l < 4; l++) {
-        b[l] = larger(a[l], a[l + 4]);
-    }
-    return larger(larger(b[0], b[2]), larger(b[1], b[3]));
+    return fold_max(lane);
 }
 
 static const float HIDDEN = -3.0e38f; // in place of a score that may not be seen
 
-// Raw scores of one row become scaled ones, HIDDEN outside [lo, hi).
-static inline void scale_scores(float *s, float scale, int64_t lo, int64_t hi) {
-    if (lo <= 0 && hi >= KEYS) {
-        for (int i = 0; i < KEYS; i++) {
-            s[i] *= scale;
-        }
-        return;
+// Raw scores of one row become scaled ones, HIDDEN outside its span.
+static inline void scale_scores(float *s, float scale, span v) {
+    for (int i = 0; i < v.hi; i += VL) {
+        vstore(s + i, vload(s + i) * scale);
     }
-    int l = lo < 0 ? 0 : lo > KEYS ? KEYS : (int)lo, h = hi < 0 ? 0 : hi > KEYS ? KEYS : (int)hi;
-    for (int i = 0; i < KEYS; i++) {
-        s[i] = i >= l && i < h ? s[i] * scale : HIDDEN;
+    for (int i = 0; i < v.lo; i++) {
+        s[i] = HIDDEN;
+    }
+    for (int i = v.hi; i < KEYS; i++) {
+        s[i] = HIDDEN;
     }
 }
 
-// The rows' scores of one block become weights, hidden ones exact zeros; `factor` receives what
-// the sums before must be multiplied by. Step by step for all rows, so that rows overlap.
-static void soften(float *s, int64_t rows, running *run, float *factor) {
+// Weights of hidden keys become exact zeros.
+static inline void hide(float *p, span v) {
+    for (int i = 0; i < v.lo; i++) {
+        p[i] = 0;
+    }
+    for (int i = v.hi; i < KEYS; i++) {
+        p[i] = 0;
+    }
+}
+
+// The rows' scaled scores of one block become weights; `factor` receives what the sums before must
+// be multiplied by. Step by step for all rows, so that rows overlap.
+static void soften(float *s, int64_t rows, const span *v, running *run, float *factor) {
     float top[ROWS];
     for (int64_t r = 0; r < rows; r++) {
-        top[r] = larger(weight_max(s + r * KEYS), run->max[r]);
+        top[r] = fn_max(weight_max(s + r * KEYS), run->max[r]);
     }
     for (int64_t r = 0; r < rows; r++) {
         float *p = s + r * KEYS;
-        const float t = top[r];
-        for (int i = 0; i < KEYS; i++) {
-            float e = fn_exp(p[i] - t);
-            p[i] = p[i] == HIDDEN ? 0 : e;
+        for (int i = 0; i < v[r].hi; i += VL) {
+            vstore(p + i, fn_vexp(vload(p + i) - top[r]));
+        }
+        if (!whole(v[r])) {
+            hide(p, v[r]);
         }
     }
     for (int64_t r = 0; r < rows; r++) {
@@ -122,6 +189,22 @@ static void soften(float *s, int64_t rows, running *run, float *factor) {
     }
 }
 
+// Scores of rows against block b of the keys, of which those before `end` are wanted.
+static void score_block(float *s, const float *q, int64_t ldq, int64_t rows, const float *keys,
+                        int64_t d, int64_t end) {
+    int64_t cols = rows > 1 && end < KEYS ? (end + NC - 1) / NC * NC : KEYS;
+    tile t = {.c = s,
+              .ldc = KEYS,
+              .a = q,
+              .ar = ldq,
+              .at = 1,
+              .b = keys,
+              .ldb = KEYS,
+              .steps = d,
+              .near = true};
+    tile_f32(&t, rows, cols);
+}
+
 // Attends rows (at most ROWS) of one head; the first stands at position pos of len keys.
 static void attend_tile(float *o, int64_t ldo, float *lse, int64_t ldl, const float *q, int64_t ldq,
                         int64_t rows, int64_t pos, int64_t len, const key_blocks *kb,
@@ -129,6 +212,7 @@ static void attend_tile(float *o, int64_t ldo, float *lse, int64_t ldl, const fl
     _Alignas(64) float s[ROWS * KEYS], acc[ROWS * RV_MAX_HEAD_DIM];
     const int64_t d = a->head_dim, p = padded(d);
     float factor[ROWS];
+    span v[ROWS];
     running run;
     for (int64_t r = 0; r < rows; r++) {
         run.max[r] = HIDDEN;
@@ -138,17 +222,15 @@ static void attend_tile(float *o, int64_t ldo, float *lse, int64_t ldl, const fl
     int64_t end = end_key(a, pos + rows - 1, len);
     for (int64_t b = first_key(a, pos) / KEYS; b * KEYS < end; b++) {
         const float *keys = block_at(kb, b), *values = keys + KEYS * d;
-        tile t = {
-            .c = s, .ldc = KEYS, .a = q, .ar = ldq, .at = 1, .b = keys, .ldb = KEYS, .steps = d};
-        tile_f32(&t, rows, KEYS);
+        score_block(s, q, ldq, rows, keys, d, end - b * KEYS);
         for (int64_t r = 0; r < rows; r++) {
-            scale_scores(s + r * KEYS, a->scale, first_key(a, pos + r) - b * KEYS,
-                         end_key(a, pos + r, len) - b * KEYS);
+            v[r] = seen(a, pos + r, len, b * KEYS);
+            scale_scores(s + r * KEYS, a->scale, v[r]);
         }
-        soften(s, rows, &run, factor);
+        soften(s, rows, v, &run, factor);
         for (int64_t r = 0; r < rows; r++) {
-            for (int64_t i = 0; factor[r] != 1 && i < p; i++) {
-                acc[r * p + i] *= factor[r];
+            for (int64_t i = 0; factor[r] != 1 && i < p; i += VL) {
+                vstore(acc + r * p + i, vload(acc + r * p + i) * factor[r]);
             }
         }
         tile pv = {.c = acc,
@@ -159,7 +241,8 @@ static void attend_tile(float *o, int64_t ldo, float *lse, int64_t ldl, const fl
                    .b = values,
                    .ldb = p,
                    .steps = end - b * KEYS < KEYS ? end - b * KEYS : KEYS,
-                   .load = true};
+                   .load = true,
+                   .near = true};
         tile_f32(&pv, rows, p);
     }
     for (int64_t r = 0; r < rows; r++) {
@@ -208,13 +291,22 @@ size_t ISA(rv_attention_scratch)(const rv_ctx *c, const rv_attn *a, int64_t max_
     return (size_t)c->threads * ((size_t)back_floats(max_len, a->head_dim) * sizeof(float) + 64);
 }
 
+// Rows of width d with the given stride, as (rows, P) padded with zeros.
+static void copy_rows(float *dst, const float *src, int64_t stride, int64_t rows, int64_t d) {
+    for (int64_t i = 0; i < rows; i++) {
+        memcpy(dst + i * padded(d), src + i * stride, (size_t)d * sizeof *src);
+        memset(dst + i * padded(d) + d, 0, (size_t)(padded(d) - d) * sizeof *src);
+    }
+}
+
 static void load_keys(float *blocks, const packed *p, int64_t row0, int64_t len, int64_t g) {
-    int64_t d = p->a->head_dim, size = head_block(d);
-    int64_t last = blocks_of(len) - 1;
-    memset(blocks + last * size, 0, (size_t)size * sizeof *blocks); // no stale NaN behind the end
-    for (int64_t i = 0; i < len; i++) {
-        int64_t at = (row0 + i) * p->kv_stride + g * d;
-        put_key(blocks + i / KEYS * size, i % KEYS, p->k + at, p->v + at, d);
+    int64_t d = p->a->head_dim, w = padded(d);
+    for (int64_t j = 0; j < len; j += KEYS, blocks += head_block(d)) {
+        int64_t keys = len - j < KEYS ? len - j : KEYS, at = (row0 + j) * p->kv_stride + g * d;
+        float *values = blocks + KEYS * d;
+        transpose_keys(blocks, p->k + at, p->kv_stride, keys, d);
+        copy_rows(values, p->v + at, p->kv_stride, keys, d);
+        memset(values + keys * w, 0, (size_t)((KEYS - keys) * w) * sizeof *values);
     }
 }
 
@@ -284,35 +376,45 @@ static back carve(float *s, int64_t len, int64_t d) {
     return b;
 }
 
-// Rows of width d with the given stride, as (rows, P) padded with zeros.
-static void copy_rows(float *dst, const float *src, int64_t stride, int64_t rows, int64_t d) {
-    for (int64_t i = 0; i < rows; i++) {
-        memcpy(dst + i * padded(d), src + i * stride, (size_t)d * sizeof *src);
-        memset(dst + i * padded(d) + d, 0, (size_t)(padded(d) - d) * sizeof *src);
-    }
-}
-
 static void load_back(const back *b, const packed *p, int64_t row0, int64_t len, int64_t g) {
-    int64_t d = p->a->head_dim, keys = blocks_of(len) * KEYS;
-    memset(b->kt, 0, (size_t)(keys * (2 * d + 3 * padded(d))) * sizeof(float));
-    for (int64_t i = 0; i < len; i++) {
-        int64_t at = (row0 + i) * p->kv_stride + g * d, slot = i / KEYS * KEYS * d + i % KEYS;
-        for (int64_t j = 0; j < d; j++) {
-            b->kt[slot + j * KEYS] = p->k[at + j];
-            b->vt[slot + j * KEYS] = p->v[at + j];
-        }
-        memcpy(b->k + i * padded(d), p->k + at, (size_t)d * sizeof(float));
+    int64_t d = p->a->head_dim, w = padded(d), from = row0 * p->kv_stride + g * d;
+    for (int64_t j = 0; j < len; j += KEYS) {
+        int64_t keys = len - j < KEYS ? len - j : KEYS, at = from + j * p->kv_stride;
+        transpose_keys(b->kt + j * d, p->k + at, p->kv_stride, keys, d);
+        transpose_keys(b->vt + j * d, p->v + at, p->kv_stride, keys, d);
+    }
+    copy_rows(b->k, p->k + from, p->kv_stride, len, d);
+    memset(b->dk, 0, (size_t)(len * w) * sizeof *b->dk);
+    memset(b->dv, 0, (size_t)(len * w) * sizeof *b->dv);
+}
+
+// P and dS of one row in one block; hidden keys get 0.
+static inline void row_gradient(float *s, float *dp, float scale, float lse, float delta, span v) {
+    for (int i = 0; i < v.hi; i += VL) {
+        vf e = fn_vexp(vload(s + i) * scale - lse);
+        vstore(s + i, e);
+        vstore(dp + i, e * (vload(dp + i) - delta));
+    }
+    if (!whole(v)) {
+        hide(s, v);
+        hide(dp, v);
     }
 }
 
-// P and dS of one row in one block; keys outside [lo, hi) get 0.
-static void row_gradient(float *s, float *dp, float scale, float lse, float delta, int64_t lo,
-                         int64_t hi) {
-    for (int i = 0; i < KEYS; i++) {
-        float e = fn_exp(s[i] * scale - lse);
-        s[i] = i >= lo && i < hi ? e : 0;
-        dp[i] = s[i] * (dp[i] - delta);
-    }
+// d(keys) (+)= s^T x over rows first.. of a block: x (rows, w).
+static void add_keys(float *dkeys, const float *s, const float *x, int64_t w, int64_t first,
+                     int64_t rows, int64_t keys) {
+    tile t = {.c = dkeys,
+              .ldc = w,
+              .a = s + first * KEYS,
+              .ar = 1,
+              .at = KEYS,
+              .b = x + first * w,
+              .ldb = w,
+              .steps = rows - first,
+              .load = true,
+              .near = true};
+    tile_f32(&t, keys, w);
 }
 
 // Rows r0.. of one head against block j0 / 64.
@@ -320,45 +422,17 @@ static void block_gradient(const back *b, const packed *p, float *dq, const floa
                            int64_t rows, int64_t len, int64_t j0) {
     _Alignas(64) float s[BACK_ROWS * KEYS], ds[BACK_ROWS * KEYS];
     const rv_attn *a = p->a;
-    int64_t d = a->head_dim, w = padded(d);
-    tile t = {.c = s,
-              .ldc = KEYS,
-              .a = b->q,
-              .ar = w,
-              .at = 1,
-              .b = b->kt + j0 * d,
-              .ldb = KEYS,
-              .steps = d};
-    tile_f32(&t, rows, KEYS);
-    t.c = ds;
-    t.a = b->d_o;
-    t.b = b->vt + j0 * d;
-    tile_f32(&t, rows, KEYS);
+    int64_t d = a->head_dim, w = padded(d), end = end_key(a, r0 + rows - 1, len) - j0;
+    int64_t keys = end < KEYS ? end : KEYS; // no row sees more
+    score_block(s, b->q, w, rows, b->kt + j0 * d, d, end);
+    score_block(ds, b->d_o, w, rows, b->vt + j0 * d, d, end);
     for (int64_t r = 0; r < rows; r++) {
         row_gradient(s + r * KEYS, ds + r * KEYS, a->scale, lse[r * a->n_head], b->delta[r0 + r],
-                     first_key(a, r0 + r) - j0, end_key(a, r0 + r, len) - j0);
+                     seen(a, r0 + r, len, j0));
     }
-    int64_t keys = len - j0 < KEYS ? len - j0 : KEYS;
-    tile dv = {.c = b->dv + j0 * w,
-               .ldc = w,
-               .a = s,
-               .ar = 1,
-               .at = KEYS,
-               .b = b->d_o,
-               .ldb = w,
-               .steps = rows,
-               .load = true};
-    tile_f32(&dv, keys, w);
-    tile dk = {.c = b->dk + j0 * w,
-               .ldc = w,
-               .a = ds,
-               .ar = 1,
-               .at = KEYS,
-               .b = b->q,
-               .ldb = w,
-               .steps = rows,
-               .load = true};
-    tile_f32(&dk, keys, w);
+    int64_t first = a->causal && j0 > r0 ? j0 - r0 : 0; // no row above sees the block
+    add_keys(b->dv + j0 * w, s, b->d_o, w, first, rows, keys);
+    add_keys(b->dk + j0 * w, ds, b->q, w, first, rows, keys);
     tile dx = {.c = dq,
                .ldc = w,
                .a = ds,
@@ -367,7 +441,8 @@ static void block_gradient(const back *b, const packed *p, float *dq, const floa
                .b = b->k + j0 * w,
                .ldb = w,
                .steps = keys,
-               .load = true};
+               .load = true,
+               .near = true};
     tile_f32(&dx, rows, w);
 }
 

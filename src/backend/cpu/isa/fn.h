@@ -17,33 +17,38 @@ RV_INLINE float fn_bits(int32_t i) {
     return f;
 }
 
-// 2^n for -127 < n < 128; anything for the n of a NaN.
-RV_INLINE float fn_power(int32_t n) { return fn_bits((int32_t)((uint32_t)(n + 127) << 23)); }
+RV_INLINE float fn_max(float a, float b) { return a > b ? a : b; }
+RV_INLINE float fn_min(float a, float b) { return a < b ? a : b; }
+RV_INLINE float fn_same(float x) { return x; }
 
-/// e^x: 0 below -104, infinity above 88.73, 1 exactly at 0.
-RV_INLINE float fn_exp(float x) {
-    x = x < -104.0f ? -104.0f : x;
-    x = x > 89.0f ? 89.0f : x;
-    // x = n ln 2 + r; the large constant rounds to an integer and leaves it in the low bits.
-    const float big = 12582912.0f;
-    float shifted = __builtin_fmaf(x, 1.44269504088896341f, big);
-    float n = shifted - big;
-    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);
-    r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
-    float p = 0x1.6db4e8p-10f;
-    p = __builtin_fmaf(p, r, 0x1.123bdep-7f);
-    p = __builtin_fmaf(p, r, 0x1.55545ep-5f);
-    p = __builtin_fmaf(p, r, 0x1.55548ep-3f);
-    p = __builtin_fmaf(p, r, 0.5f);
-    p = __builtin_fmaf(p, r, 1.0f);
-    p = __builtin_fmaf(p, r, 1.0f);
-    // 2^n in two factors, so that subnormal and overflowing results come out right.
-    int32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits -= 0x4b400000;
-    int32_t half = bits >> 1;
-    return p * fn_power(half) * fn_power(bits - half);
-}
+// e^x: 0 below -104, infinity above 88.73, 1 exactly at 0. One body for a float and for a vector of
+// them. x = n ln 2 + r; a large constant rounds to an integer and leaves it in the low bits; 2^n in
+// two factors, so that subnormal and overflowing results come out right.
+#define FN_EXP(name, F, I, U, max, min, fma, splat)                                                \
+    RV_INLINE F name(F x) {                                                                        \
+        const F big = splat(12582912.0f);                                                          \
+        x = min(splat(89.0f), max(splat(-104.0f), x));                                             \
+        F shifted = fma(x, splat(1.44269504088896341f), big), n = shifted - big;                   \
+        F r = fma(n, splat(-0x1.62e4p-1f), x), p = splat(0x1.6db4e8p-10f);                         \
+        r = fma(n, splat(-0x1.7f7d1cp-20f), r);                                                    \
+        p = fma(p, r, splat(0x1.123bdep-7f));                                                      \
+        p = fma(p, r, splat(0x1.55545ep-5f));                                                      \
+        p = fma(p, r, splat(0x1.55548ep-3f));                                                      \
+        p = fma(p, r, splat(0.5f));                                                                \
+        p = fma(p, r, splat(1.0f));                                                                \
+        p = fma(p, r, splat(1.0f));                                                                \
+        I bits, half;                                                                              \
+        memcpy(&bits, &shifted, sizeof bits);                                                      \
+        bits -= 0x4b400000;                                                                        \
+        half = bits >> 1;                                                                          \
+        U first = (U)(half + 127) << 23, second = (U)(bits - half + 127) << 23;                    \
+        F low, high;                                                                               \
+        memcpy(&low, &first, sizeof low);                                                          \
+        memcpy(&high, &second, sizeof high);                                                       \
+        return p * low * high;                                                                     \
+    }
+FN_EXP(fn_exp, float, int32_t, uint32_t, fn_max, fn_min, __builtin_fmaf, fn_same)
+FN_EXP(fn_vexp, vf, vi, vu, vmax, vmin, vfma, vsplat)
 
 RV_INLINE float fn_sigmoid(float x) { return 1.0f / (1.0f + fn_exp(-x)); }
 

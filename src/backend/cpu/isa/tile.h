@@ -24,6 +24,7 @@ typedef struct {
     int64_t ldb;    // of B's steps, in elements (pairs)
     int64_t steps;
     bool load;        // start from C instead of zero
+    bool near;        // B is in the first caches
     const void *next; // what B will be next time, or NULL: fetched while this one is multiplied
 } tile;
 
@@ -248,7 +249,7 @@ enum { FEW = 4 }; // tiles in a column; more of them need no fetching: the first
 RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col,
                               int64_t cols) {
     int64_t row = 0, i = 0, n = (rows + MR - 1) / MR;
-    for (; n > FEW && row + MR <= rows; row += MR) {
+    for (; (t->near || n > FEW) && row + MR <= rows; row += MR) {
         tile_one(MR, 2, kind, false, t, row, col, (fetch){0, 0});
     }
     // one or two rows would be left over: two tiles of four, or four and three

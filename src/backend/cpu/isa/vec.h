@@ -75,6 +75,30 @@ RV_INLINE vf vfma(vf a, vf b, vf c) {
 #endif
 }
 
+/// a > b ? a : b, lane by lane: b where either is NaN.
+RV_INLINE vf vmax(vf a, vf b) {
+#if VL == 16 && defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VL == 8 && defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    vi first = a > b;
+    return (vf)((first & (vi)a) | (~first & (vi)b));
+#endif
+}
+
+/// a < b ? a : b, lane by lane: b where either is NaN.
+RV_INLINE vf vmin(vf a, vf b) {
+#if VL == 16 && defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif VL == 8 && defined(__AVX2__)
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    vi first = a < b;
+    return (vf)((first & (vi)a) | (~first & (vi)b));
+#endif
+}
+
 /// Widens VL bf16 numbers.
 RV_INLINE vf vload_bf16(const uint16_t *p) {
 #if VL == 8 && defined(__AVX2__) // gcc 12 widens in two halves
