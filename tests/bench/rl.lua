@@ -39,18 +39,18 @@ end
 
 -- One prompt of random ids with the image's rows in it, and a noise image; no two are alike.
 local function request(model, stream)
-  local ids = {}
+  local ids, bytes = {}, {}
   for i = 1, options.prompt do
     ids[i] = stream:int(4, 389)
   end
-  for i = 11, 10 + model.image_tokens do
-    ids[i] = model.image_token
-  end
-  local bytes = {}
   for i = 1, 64 * 64 * 3 do
     bytes[i] = string.char(stream:int(0, 255))
   end
-  return ids, { image.from_bytes(64, 64, table.concat(bytes)) }
+  local noise = image.from_bytes(64, 64, table.concat(bytes))
+  for i = 11, 10 + model:rows(noise) do
+    ids[i] = model.image_token
+  end
+  return ids, { noise }
 end
 
 local function requests(model, round)

@@ -29,22 +29,33 @@ typedef struct {
 
 static inline int64_t strips(int64_t k) { return (k + MR - 1) / MR; }
 
-// X rows m0.. as strips k0..k1-1 of (steps, MR). Rows are read once from end to end; a copy writes
-// whole vectors, what it writes too much is overwritten by the next row or strip.
+// Row s of a strip: columns k MR.. of `src`, zeros beyond the last. Whole vectors are written; what
+// is too much is overwritten by the next row.
+static inline void copy_strip_row(float *d, const dw_args *a, const float *src, int64_t k) {
+    enum { WIDE = (MR + VL - 1) / VL * VL };
+    int64_t left = a->k - k * MR;
+    if (left >= WIDE) {
+        RV_UNROLL
+        for (int i = 0; i < WIDE; i += VL) {
+            vstore(d + i, vload(src + k * MR + i));
+        }
+    } else {
+        int64_t n = left < MR ? left : MR;
+        memcpy(d, src + k * MR, (size_t)n * sizeof *d);
+        memset(d + n, 0, (size_t)(MR - n) * sizeof *d);
+    }
+}
+
+// X rows m0.. as strips k0..k1-1 of (steps, MR), a few rows at a time, so that the lines that they
+// share are written while near.
 static void copy_x(float *dst, const dw_args *a, int64_t k0, int64_t k1, int64_t m0,
                    int64_t steps) {
-    enum { WIDE = (MR + VL - 1) / VL * VL };
-    for (int64_t s = 0; s < steps; s++) {
-        const float *src = a->x + (m0 + s) * a->k;
+    enum { ROWS = 8 };
+    for (int64_t s0 = 0; s0 < steps; s0 += ROWS) {
+        const int64_t end = steps - s0 < ROWS ? steps : s0 + ROWS;
         for (int64_t k = k0; k < k1; k++) {
-            float *d = dst + (k - k0) * STRIP + s * MR;
-            int64_t left = a->k - k * MR;
-            if (left >= WIDE) {
-                memcpy(d, src + k * MR, WIDE * sizeof *d);
-            } else {
-                int64_t n = left < MR ? left : MR;
-                memcpy(d, src + k * MR, (size_t)n * sizeof *d);
-                memset(d + n, 0, (size_t)(MR - n) * sizeof *d);
+            for (int64_t s = s0; s < end; s++) {
+                copy_strip_row(dst + (k - k0) * STRIP + s * MR, a, a->x + (m0 + s) * a->k, k);
             }
         }
     }
@@ -56,8 +67,8 @@ static void copy_dy(float *dst, const dw_args *a, int64_t col, int64_t m0, int64
     const float *src = a->dy + m0 * a->n + col;
     for (int64_t s = 0; s < steps; s++, src += a->n, dst += NC) {
         if (n == NC) {
-            for (int j = 0; j < NC; j++) {
-                dst[j] = src[j] * a->scale;
+            for (int j = 0; j < NC; j += VL) {
+                vstore(dst + j, vload(src + j) * a->scale);
             }
         } else {
             for (int64_t j = 0; j < NC; j++) {
@@ -105,38 +116,57 @@ static int64_t finish_strip(const dw_args *a, float *strip, int width, int64_t s
     return steps / (PAIR_WIDTH == 1 ? 2 : 1);
 }
 
-// Rows of dY that are asked for while others are multiplied.
+// Rows that are asked for while others are multiplied, some lines at a time.
 typedef struct {
-    const float *from; // NULL: none
-    int64_t stride, rows;
+    const float *at;
+    int64_t stride, rows; // still to come, `at` in the first of them
+    int64_t lines, line;  // of a row
 } ahead;
 
-static inline void ask(const ahead *next, int64_t part, int64_t parts) {
-    for (int64_t s = next->rows * part / parts; s < next->rows * (part + 1) / parts; s++) {
-        __builtin_prefetch(next->from + s * next->stride, 0, 2);
+enum { LINE = 64 / sizeof(float) };
+
+static ahead ahead_of(const float *from, int64_t stride, int64_t rows, int64_t width) {
+    return (ahead){from, stride, rows, (width + LINE - 1) / LINE, 0};
+}
+
+static inline void ask(ahead *a, int64_t lines) {
+    for (; lines > 0 && a->rows > 0; lines--) {
+        __builtin_prefetch(a->at + a->line * LINE, 0, 2);
+        if (++a->line == a->lines) {
+            a->line = 0;
+            a->at += a->stride;
+            a->rows--;
+        }
     }
 }
 
+// What to ask for at every strip: of the next columns of dY, and of the next rows of X.
+typedef struct {
+    ahead dy, *x;
+    int64_t dy_lines, x_lines;
+} plan;
+
 // Whole strips of X one after another against the NC columns at t->b.
-RV_INLINE void whole_strips(const tile_kind kind, tile t, int64_t n, const ahead *next) {
+RV_INLINE void whole_strips(const tile_kind kind, tile t, int64_t n, plan *next) {
     for (int64_t k = 0; k < n; k++) {
         for (int i = 0; i < MR; i++) { // the next strip's sums, needed as soon as it begins
             __builtin_prefetch(t.c + (MR + i) * RV_PANEL, 1, 3);
         }
-        ask(next, k, n);
+        ask(&next->dy, next->dy_lines);
+        ask(next->x, next->x_lines);
         tile_one(MR, 2, kind, false, &t, 0, 0, (fetch){0, 0});
         t.a = (const float *)t.a + STRIP;
         t.c += MR * RV_PANEL;
     }
 }
 
-static __attribute__((noinline)) void strips_f32(const tile *t, int64_t n, const ahead *next) {
+static __attribute__((noinline)) void strips_f32(const tile *t, int64_t n, plan *next) {
     whole_strips(B_F32, *t, n, next);
 }
 
 #if PAIR_WIDTH == 1
 static const tile_kind WORDS = B_PAIR;
-static __attribute__((noinline)) void strips_words(const tile *t, int64_t n, const ahead *next) {
+static __attribute__((noinline)) void strips_words(const tile *t, int64_t n, plan *next) {
     whole_strips(B_PAIR, *t, n, next);
 }
 #else
@@ -150,7 +180,7 @@ static __attribute__((noinline)) void rest_words(const tile *t, int64_t rows) {
 
 // Strips k0..k1-1 of X against NC columns of dY, all in place.
 static void multiply(const dw_args *a, const float *x, const float *dy, int64_t col, int64_t k0,
-                     int64_t k1, int64_t steps, const ahead *next) {
+                     int64_t k1, int64_t steps, plan *next) {
     int64_t panel = col / RV_PANEL * RV_PANEL, whole = (a->k / MR < k1 ? a->k / MR : k1) - k0;
     tile t = {.c = a->dw + panel * a->k + k0 * MR * RV_PANEL + col % RV_PANEL,
               .ldc = RV_PANEL,
@@ -186,11 +216,27 @@ static void add_columns(const dw_args *a, int64_t col, int64_t m0, int64_t steps
     }
 }
 
+// The columns of dY that follow `col`: of the same rows, or the first ones of the next chunk.
+static ahead next_dy(const dw_args *a, int64_t p0, int64_t p1, int64_t m0, int64_t col) {
+    int64_t end = p1 * RV_PANEL < a->n ? p1 * RV_PANEL : a->n;
+    if (col + NC >= end) {
+        m0 += CHUNK;
+        col = p0 * RV_PANEL - NC;
+    }
+    int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK;
+    return ahead_of(a->dy + m0 * a->n + col + NC, a->n, rows, NC);
+}
+
 // Panels p0.. and strips k0.. of one chunk of rows.
 static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int64_t k0, int64_t k1,
                      int64_t m0) {
     _Alignas(64) float dy[CHUNK * NC];
-    int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK;
+    const int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK, left = a->m - m0 - rows;
+    const int64_t tiles = (p1 - p0) * (RV_PANEL / NC) * (k1 - k0);
+    ahead x = ahead_of(a->x + (m0 + rows) * a->k + k0 * MR, a->k, left < CHUNK ? left : CHUNK,
+                       (k1 - k0) * MR);
+    plan next = {
+        .x = &x, .x_lines = x.rows * x.lines / tiles + 1, .dy_lines = 2 * rows / (k1 - k0) + 1};
     if (a->dw) {
         copy_x(work, a, k0, k1, m0, rows);
     }
@@ -199,7 +245,7 @@ static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int6
     }
     for (int64_t col = p0 * RV_PANEL; col < p1 * RV_PANEL; col += NC) {
         if (a->dw && col < a->n) {
-            ahead next = {a->dy + m0 * a->n + col + NC, a->n, col + NC < p1 * RV_PANEL ? rows : 0};
+            next.dy = next_dy(a, p0, p1, m0, col);
             copy_dy(dy, a, col, m0, rows);
             multiply(a, work, dy, col, k0, k1, finish_strip(a, dy, NC, rows), &next);
         }
