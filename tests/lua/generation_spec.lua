@@ -278,6 +278,10 @@ describe("the tools", function()
   end)
 
   it("name file, line and field of what is wrong, and leave no file", function()
+    local many, most = {}, model.arch.text.max_positions -- images that leave no room
+    for i = 1, most do
+      many[i] = "1.png"
+    end
     local cases = {
       { "{", "line: wanted a JSON object, came " },
       { "[1]", "line: wanted a JSON object, came a list" },
@@ -295,6 +299,8 @@ describe("the tools", function()
       { { prompt = "x", images = { "1.png" } }, "images: wanted 0, as often as the prompt has <image>, came 1" },
       { { prompt_ids = { 1, 5 }, images = { "1.png" } }, "images: wanted 4 image tokens in the prompt, by the 1 images, "
         .. "came 0" },
+      { { prompt = ("<image>"):rep(most), images = many, answer_ids = { 5 } }, ("prompt: wanted at most %d tokens, came "
+        .. "%d, of them %d for %d images"):format(most, 4 * most + 2, 4 * most, most) },
       { { prompt = "<image>", images = { "none.png" } },
         "images[1]: wanted an image file, came DIR/none.png, which is not there" },
       { { prompt = "<image>", images = { "q.jsonl" }, answer = "x" }, "images[1]: " },
