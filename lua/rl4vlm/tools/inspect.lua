@@ -100,17 +100,21 @@ end
 local function print_arch(label, fields, names)
   local words = {}
   for _, name in ipairs(names) do
-    words[#words + 1] = ("%s %s"):format(name, tostring(fields[name]))
+    local value = fields[name]
+    if value then
+      words[#words + 1] = ("%s %s"):format(name, type(value) == "table" and table.concat(value, " ") or tostring(value))
+    end
   end
   print(("%-11s %s"):format(label, table.concat(words, ", ")))
 end
 
 local function print_text(d)
   print(("%-11s %s (%s)"):format("model", d.model, d.dir))
-  print_arch("vision", d.arch.vision, { "image_size", "patch", "width", "layers", "heads", "mlp", "act" })
-  print_arch("connector", d.arch.connector, { "in", "hidden", "out", "act" })
+  print_arch("vision", d.arch.vision, { "image_size", "patch", "merge", "width", "layers", "heads", "mlp", "act",
+    "window", "full" })
+  print_arch("connector", d.arch.connector, { "in", "hidden", "out", "act", "newline" })
   print_arch("text", d.arch.text, { "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "rope",
-    "rope_theta", "tied", "window", "max_positions" })
+    "rope_theta", "mrope", "tied", "window", "max_positions" })
   print(("%-11s token %d, at most %d rows; end of sequence %s"):format("image", d.arch.image_token,
     d.arch.max_view_rows, table.concat(d.eos, ", ")))
   local p = d.parameters
