@@ -70,10 +70,19 @@ function Core:grad_norm() end
 ---@return number norm  before clipping
 function Core:adamw(options) end
 
+---What the processor makes of one image: `tiles` grids of h x w patches.
+---@class rl4vlm.core.View
+---@field patches rl4vlm.Slice   F32 (tiles * h * w, K), in the tower's order
+---@field tiles integer
+---@field h integer
+---@field w integer
+---@field order? rl4vlm.Slice    I32 (rows): the feature row that each image token takes, -1: the newline row
+---@field rows integer           image tokens
+
 ---@class rl4vlm.core.Sample
 ---@field ids integer[]            prompt, image tokens in place; 0-based ids
 ---@field answer? integer[]
----@field pixels? rl4vlm.Slice[]   (3, S, S) for each image, F32
+---@field images? rl4vlm.core.View[]  in the order of their tokens
 ---@field positions? integer[]     asks for other pairs than the answer's tokens: tokens, from 1, behind which
 ---@field targets? integer[]       these ids are looked at
 ---@field hidden? integer[]        positions of hidden states; default: the prompt's last
@@ -87,9 +96,9 @@ function Core:score(samples, options) end
 
 ---Untempered logits of every position.
 ---@param ids integer[]
----@param pixels? rl4vlm.Slice[]
+---@param images? rl4vlm.core.View[]
 ---@return rl4vlm.Slice logits  (T, V)
-function Core:logits(ids, pixels) end
+function Core:logits(ids, images) end
 
 ---Frees the model now.
 function Core:close() end

@@ -119,13 +119,15 @@ static packed *make(lua_State *L, const sample *sum, int64_t n) {
     return p;
 }
 
+enum { MOST = 1 << 20 }; // tiles, patches of a side, rows: their products stay below 2^63
+
 // A count in field `key` of the view at `view`.
 static int32_t count_of(lua_State *L, int view, const char *key) {
     int ok;
     lua_getfield(L, view, key);
     lua_Integer x = lua_tointegerx(L, -1, &ok);
-    if (!ok || x < 1 || x > 1 << 24) {
-        luaL_error(L, "%s: wanted a number from 1 to %d, came %s", key, 1 << 24,
+    if (!ok || x < 1 || x > MOST) {
+        luaL_error(L, "%s: wanted a number from 1 to %d, came %s", key, MOST,
                    luaL_tolstring(L, -1, NULL));
     }
     lua_pop(L, 1);

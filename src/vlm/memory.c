@@ -123,11 +123,21 @@ static void lay_gradients(rv_tower *t, rv_arena *a, bool learns) {
     t->dx2 = rv_arena_take(a, learns ? t->rows * t->width : 0);
 }
 
+// Patches and what is made of them live in front of the blocks and behind them, where no block's
+// inner activation does.
+static int64_t patches_bytes(const rv_vlm *m) {
+    return rv_round_up(m->vision.rows * rv_patch_numbers(&m->arch) * (int64_t)sizeof(float), 64);
+}
+
+static int64_t patches_room(const rv_vlm *m) {
+    return patches_bytes(m) / (int64_t)sizeof(float) + m->vision.rows * m->arch.vision.width;
+}
+
 // What every block uses and none keeps.
 static void lay_shared(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim, r = 0;
     t->norm = rv_arena_take(a, t->rows * t->width);
-    t->inner = rv_arena_take(a, t->rows * t->mlp);
+    t->inner = rv_arena_take(a, most(t->rows * t->mlp, t == &m->vision ? patches_room(m) : 0));
     if (t == &m->text) {
         t->pick = rv_arena_take(a, t->rows * most(t->width, q));
         t->angle = rv_arena_take(a, t->rows * t->attn.head_dim);
@@ -235,13 +245,13 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
     rv_arena_release(a, mark);
     if (seen) {
         lay_connector(m, a, connector);
-        m->patches = rv_arena_take(a, m->vision.rows * rv_patch_numbers(h));
-        m->patch_out = rv_arena_take(a, m->vision.rows * h->vision.width);
         if (!vision) {
             lay_seeing(m, a, false);
         }
         lay_gradients(&m->vision, a, vision);
         lay_shared(m, &m->vision, a, vision);
+        m->patches = m->vision.inner;
+        m->patch_out = rv_dev_at(m->vision.inner, patches_bytes(m));
         rv_arena_release(a, mark);
     }
 }

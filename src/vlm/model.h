@@ -147,7 +147,7 @@ struct rv_vlm {
 
     // activations outside the towers
     rv_dev embedded;                    // (vision rows, W) before the pre-norm
-    rv_dev patches, patch_out;          // (vision rows, K), (vision rows, W)
+    rv_dev patches, patch_out;          // (vision rows, K), (vision rows, W): in vision.inner
     rv_dev vision_angles, vision_angle; // (sides, D/4, 2), (vision rows, D/2, 2)
     rv_dev seen, merged;                // (image rows, in) as the tower gives them, normalised
     rv_dev connector_pre, connector_h;  // (image rows, hidden)

@@ -1,4 +1,5 @@
 // The towers of all families: gradients, and the same bits however views are packed and cut.
+#include "model.h"
 #include "positions.h"
 #include "vlm_grad.h"
 #include "vlm_views.h"
@@ -127,6 +128,14 @@ static void company_changes_nothing(void **state) {
     }
 }
 
+static int64_t tiles_of(const rv_batch *b) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < b->n_images; i++) {
+        n += b->images[i].tiles;
+    }
+    return n;
+}
+
 // Views with the same patches are looked at once; with or without, gradients and scores are those
 // of copies.
 static void equal_views_are_equal(void **state) {
@@ -144,6 +153,8 @@ static void equal_views_are_equal(void **state) {
             for (int shared = 0; shared < 2; shared++) {
                 b->images[VIEWS - 1].patches = b->patches[shared ? 0 : VIEWS - 1];
                 s[shared] = tiny_score(&t, &b->b, false);
+                int32_t saved = shared && !learns ? b->images[0].tiles : 0;
+                assert_int_equal(t.m->n_tiles, tiles_of(&b->b) - saved);
                 rv_vlm_zero_grad(t.m);
                 backward(&t, &b->b, g, 1);
                 grads[shared] = gradients(&t);
