@@ -1,7 +1,10 @@
 -- Messages to prompts: the checkpoint's template, what it is given, and what is refused.
 local chat_template = require "rl4vlm.chat_template"
 local fs = require "rl4vlm.fs"
+local image = require "rl4vlm.image"
 local json = require "rl4vlm.json"
+local safetensors = require "rl4vlm.safetensors"
+local vlm = require "rl4vlm.vlm"
 
 local dir
 
@@ -87,32 +90,44 @@ describe("a chat template", function()
   end)
 end)
 
--- The kit's checkpoints: templates as published, prompts as transformers writes them.
+-- The kit's checkpoints: templates as published, prompts and ids as transformers writes them.
 local kit = os.getenv "RL4VLM_PARITY"
 
-local function named(messages)
+-- Messages of the index; images are read from `folder`.
+local function given(messages, folder)
   local list = {}
   for i, message in ipairs(messages) do
     list[i] = { role = message[1], content = message[2] }
+    for _, part in ipairs(message[2]) do
+      part.image = part.type == "image" and image.load(("%s/images/%s.png"):format(folder, part.name)) or nil
+    end
+  end
+  return list
+end
+
+local function integers(slice)
+  local list = {}
+  for at = 1, #slice:data(), 8 do
+    list[#list + 1] = ("<i8"):unpack(slice:data(), at)
   end
   return list
 end
 
 describe("the chat template of", function()
   for _, name in ipairs { "open-llava-1.5", "open-llava-next", "open-qwen2-vl", "open-qwen2.5-vl", "open-smolvlm" } do
-    local index = kit and fs.read_file(("%s/golden/%s/index.json"):format(kit, name))
+    local golden_dir = ("%s/golden/%s"):format(kit, name)
+    local index = kit and fs.read_file(golden_dir .. "/index.json")
     if not index then
       pending(name .. " (RL4VLM_PARITY names the kit)")
     else
-      it(name .. " writes the prompts of transformers", function()
-        local chat = chat_template.open(("%s/checkpoints/%s"):format(kit, name))
+      it(name .. " writes the prompts of transformers, and their ids come out", function()
+        local model = vlm.open(("%s/checkpoints/%s"):format(kit, name))
         for _, prompt in ipairs(json.decode(index).prompts) do
-          local text, images = chat:write(named(prompt.messages))
+          local text, images = model:chat(given(prompt.messages, golden_dir))
           assert.equal(prompt.text, text)
-          for i, image in ipairs(images) do
-            assert.equal(prompt.images[i], image.name)
-          end
           assert.equal(#prompt.images, #images)
+          local wanted = safetensors.open(golden_dir .. "/" .. prompt.file):get("input_ids")
+          assert.same(integers(wanted), model:prompt(text, images))
         end
       end)
     end
