@@ -175,6 +175,43 @@ static void find_byte_tokens(rv_bpe *b) {
     }
 }
 
+// True when a piece can be cut into parts that are encoded by themselves: when what an unknown
+// character becomes hangs on nothing around it, and takes part in no merge.
+static bool parts_alone(const rv_bpe *b) {
+    if (b->byte_level || b->ignore_merges) {
+        return false;
+    }
+    bool bytes = b->byte_fallback;
+    for (int i = 0; i < 256; i++) {
+        bytes = bytes && b->fallback_id[i] >= 0;
+    }
+    return bytes || (!b->byte_fallback && b->unk >= 0 && !b->fuse_unk);
+}
+
+// True for the unknown token, and for a byte's where characters become those.
+static bool is_unknown(const rv_bpe *b, int32_t id) {
+    size_t n;
+    const char *token = rv_vocab_text(b->vocab, id, &n);
+    return id == b->unk || (b->byte_fallback && n == 6 && memcmp(token, "<0x", 3) == 0);
+}
+
+rv_status rv_bpe_cut_pieces(rv_bpe *b, rv_err *e) {
+    b->cuts = parts_alone(b);
+    for (int64_t i = 0; b->cuts && i < b->n_merge_slots; i++) {
+        const struct rv_merge *m = &b->merge[i];
+        if (m->pair == EMPTY) {
+            continue;
+        }
+        size_t n;
+        const char *token = rv_vocab_text(b->vocab, m->id, &n);
+        if (!rv_seams_add(&b->seams, token, n)) {
+            return RV_FAIL(e, RV_ENOMEM, "out of memory for the pairs of a vocabulary");
+        }
+        b->cuts = !is_unknown(b, (int32_t)(m->pair >> 32)) && !is_unknown(b, (int32_t)m->pair);
+    }
+    return RV_OK;
+}
+
 rv_status rv_bpe_read(rv_bpe *b, const json_t *model, const rv_vocab *vocab, rv_err *e) {
     *b = (rv_bpe){.vocab = vocab, .unk = -1};
     RV_TRY(check_options(model, e));
@@ -195,6 +232,7 @@ rv_status rv_bpe_read(rv_bpe *b, const json_t *model, const rv_vocab *vocab, rv_
 
 void rv_bpe_free(rv_bpe *b) {
     free(b->merge);
+    rv_seams_free(&b->seams);
     free(b->cache);
     free(b->symbol);
     free(b->heap);
@@ -388,10 +426,7 @@ static void cache_fill(struct rv_bpe_cache *c, const char *piece, size_t n, cons
     }
 }
 
-rv_status rv_bpe_encode(rv_bpe *b, const char *piece, size_t n, rv_ids *out, rv_err *e) {
-    if (n == 0) {
-        return RV_OK;
-    }
+static rv_status encode_part(rv_bpe *b, const char *piece, size_t n, rv_ids *out, rv_err *e) {
     struct rv_bpe_cache *c = cache_slot(b, piece, n);
     if (c && c->n_text == n && memcmp(c->text, piece, n) == 0) {
         for (int i = 0; i < c->n_ids; i++) {
@@ -416,6 +451,18 @@ rv_status rv_bpe_encode(rv_bpe *b, const char *piece, size_t n, rv_ids *out, rv_
     }
     if (out->n > before) {
         cache_fill(c, piece, n, out->p + before, out->n - before);
+    }
+    return RV_OK;
+}
+
+rv_status rv_bpe_encode(rv_bpe *b, const char *piece, size_t n, rv_ids *out, rv_err *e) {
+    uint32_t parts = 0;
+    for (size_t at = 0, len; at < n; at += len) {
+        len = b->cuts ? rv_seams_cut(&b->seams, piece + at, n - at) : n;
+        RV_TRY(encode_part(b, piece + at, len, out, e));
+        if (++parts % 65536 == 0 && rv_interrupted()) {
+            return RV_FAIL(e, RV_EINTERRUPT, "interrupted while encoding text");
+        }
     }
     return RV_OK;
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bpe_seams.h"
 #include "err.h"
 #include "vocab.h"
 
@@ -33,6 +34,8 @@ typedef struct {
     int32_t fallback_id[256]; // id of <0xXX>, or -1
     struct rv_merge *merge;   // open-addressed by pair
     int64_t n_merge_slots;
+    bool cuts;                  // pieces are first cut where no merge can join
+    rv_seams seams;             // where that is
     struct rv_bpe_cache *cache; // short pieces seen lately
     struct rv_symbol *symbol;   // scratch
     struct rv_heap_entry *heap;
@@ -44,6 +47,9 @@ typedef struct {
 /// Errors: RV_EFORMAT (a broken list of merges, naming the entry), RV_EUNSUPPORTED (a model or an
 /// option that is not known), RV_ENOMEM.
 rv_status rv_bpe_read(rv_bpe *b, const json_t *model, const rv_vocab *vocab, rv_err *e);
+
+/// Finds out where pieces can be cut, once `byte_level` is set. Errors: RV_ENOMEM.
+rv_status rv_bpe_cut_pieces(rv_bpe *b, rv_err *e);
 
 /// Appends the ids of a piece (valid UTF-8). Errors: RV_ENOMEM, RV_EINTERRUPT.
 rv_status rv_bpe_encode(rv_bpe *b, const char *piece, size_t n, rv_ids *out, rv_err *e);

@@ -195,6 +195,7 @@ static rv_status read_all(rv_tokenizer *t, const json_t *root, rv_err *e) {
     RV_TRY(defer(t, rv_decoder_read(&t->decoder, json_object_get(root, "decoder"), e),
                  &t->no_decode, e));
     t->bpe.byte_level = t->pretokenizer.byte_level;
+    RV_TRY(rv_bpe_cut_pieces(&t->bpe, e));
     return t->before.failed || t->after.failed ? oom(t, e) : RV_OK;
 }
 
