@@ -20,29 +20,41 @@ struct rv_pattern {
     pcre2_jit_stack *stack;
 };
 
+// Numbers that Unicode has got since version 14, PCRE2's at its oldest here; Hugging Face's
+// tokenizers know those of version 16. The new letters are left out: as letters or not, they meet
+// no neighbour in any merge, and a longer class costs each letter time.
+#define NEW_NUMBERS                                                                                \
+    "\\x{10D40}-\\x{10D49}\\x{116D0}-\\x{116E3}\\x{11BF0}-\\x{11BF9}\\x{11F50}-\\x{11F59}"         \
+    "\\x{16130}-\\x{16139}\\x{16D70}-\\x{16D79}\\x{1CCF0}-\\x{1CCF9}\\x{1D2C0}-\\x{1D2D3}"         \
+    "\\x{1E4F0}-\\x{1E4F9}\\x{1E5F1}-\\x{1E5FA}"
+
 // Oniguruma's \s is White_Space and its \w has all numbers, marks, connectors and alphabetic
 // symbols; PCRE2's differ by a few characters, so both are spelled out. Inside a class only the
 // positive ones can be.
 static const struct {
-    char letter;
+    const char *name; // behind the backslash; a capital negates it
     const char *members;
-} classes[] = {{'s', "\\p{Z}\\t-\\r\\x{85}"},
-               {'w', "\\p{L}\\p{M}\\p{N}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
-                     "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"}};
+} classes[] = {{"s", "\\p{Z}\\t-\\r\\x{85}"},
+               {"w", "\\p{L}\\p{M}\\p{N}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
+                     "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}" NEW_NUMBERS},
+               {"p{N}", "\\p{N}" NEW_NUMBERS}};
 
-static bool put_class(rv_bytes *out, char c, bool inside) {
+// Writes the class whose name stands at `s`; the length of the name, 0 where it is none of them.
+static size_t put_class(rv_bytes *out, const char *s, size_t n, bool inside) {
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
-        bool negated = c == classes[i].letter - 'a' + 'A';
-        if (c != classes[i].letter && (!negated || inside)) {
+        size_t len = strlen(classes[i].name);
+        bool negated = s[0] == classes[i].name[0] - 'a' + 'A';
+        if (len > n || (s[0] != classes[i].name[0] && (!negated || inside)) ||
+            memcmp(s + 1, classes[i].name + 1, len - 1) != 0) {
             continue;
         }
         const char *open = inside ? "" : negated ? "[^" : "[";
         rv_bytes_add(out, open, strlen(open));
         rv_bytes_add(out, classes[i].members, strlen(classes[i].members));
         rv_bytes_add(out, "]", inside ? 0 : 1);
-        return true;
+        return len;
     }
-    return false;
+    return 0;
 }
 
 // Writes the pattern in PCRE2's words. False where it uses what PCRE2 reads otherwise.
@@ -54,8 +66,11 @@ static bool translate(rv_bytes *out, const char *s, size_t n) {
             if (c == 'h' || c == 'H') { // hexadecimal digit there, blank here
                 return false;
             }
-            if (!put_class(out, c, depth > 0)) {
+            size_t len = put_class(out, s + i, n - i, depth > 0);
+            if (len == 0) {
                 rv_bytes_add(out, s + i - 1, 2);
+            } else {
+                i += len - 1;
             }
             continue;
         }
