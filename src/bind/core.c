@@ -83,12 +83,17 @@ static int push_plan(lua_State *L, const rv_plan *p) {
         const char *name;
         size_t bytes;
     } rows[] = {
-        {"weights", p->weights},     {"gradients", p->gradients},
-        {"optimizer", p->optimizer}, {"activations", p->activations},
-        {"kv_cache", p->kv_cache},   {"scratch", p->scratch},
+        {"weights", p->weights},
+        {"adapters", p->adapters},
+        {"gradients", p->gradients},
+        {"optimizer", p->optimizer},
+        {"activations", p->activations},
+        {"kv_cache", p->kv_cache},
+        {"scratch", p->scratch},
+        {"host", p->host},
         {"total", p->total},
     };
-    lua_createtable(L, 0, 7);
+    lua_createtable(L, 0, 9);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         lua_pushinteger(L, (lua_Integer)rows[i].bytes);
         lua_setfield(L, -2, rows[i].name);

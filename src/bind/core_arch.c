@@ -270,9 +270,9 @@ static void read_train(lua_State *L, int table, bool train[RV_NPARTS]) {
 }
 
 void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
-    static const char *const known[] = {"device",   "device_index", "threads",    "store",
-                                        "round_x",  "train",        "value_head", "recompute",
-                                        "max_rows", "kv_blocks",    "base",       NULL};
+    static const char *const known[] = {
+        "device",    "device_index", "threads",    "store",     "round_x", "train", "value_head",
+        "recompute", "max_rows",     "max_tokens", "kv_blocks", "base",    NULL};
     static const char *const bases[] = {"none", "int8", "nf4", NULL};
     static const rv_dtype base_types[] = {RV_F32, RV_I8, RV_NF4};
     static const char *const stores[] = {"F32", "BF16", "F16", NULL};
@@ -296,6 +296,7 @@ void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
                               .value_head = boolean(&r, "value_head"),
                               .recompute = boolean(&r, "recompute"),
                               .max_rows = integer(&r, "max_rows"),
+                              .max_tokens = integer(&r, "max_tokens"),
                               .kv_blocks = integer(&r, "kv_blocks")};
     o->vlm.max_rows = o->vlm.max_rows ? o->vlm.max_rows : 2048;
     read_train(L, arg, o->vlm.train);

@@ -61,22 +61,37 @@ static void read_banned(lua_State *L, int arg, rv_generator_options *o) {
     lua_pop(L, 1);
 }
 
-// generator.new(core, {slots =, max_tokens =, chunk =, blocks =, share =, banned =}) -> generator
-static int generator_new(lua_State *L) {
+static rv_generator_options read_options(lua_State *L) {
     static const char *const known[] = {"slots", "max_tokens", "chunk", "blocks",
                                         "share", "banned",     NULL};
-    rv_vlm *m = rv_core_check(L, 1);
     rv_bind_check_keys(L, 2, known);
     lua_settop(L, 2);
     lua_getfield(L, 2, "share");
+    bool share = lua_isnil(L, -1) || lua_toboolean(L, -1);
+    lua_pop(L, 1);
     rv_generator_options o = {
         .slots = (int)field_integer(L, 2, "slots", 1),
         .max_tokens = field_integer(L, 2, "max_tokens", 0),
         .chunk = field_integer(L, 2, "chunk", 0),
         .blocks = field_integer(L, 2, "blocks", 0),
-        .share = lua_isnil(L, -1) || lua_toboolean(L, -1),
+        .share = share,
     };
     read_banned(L, 2, &o);
+    return o;
+}
+
+// generator.bytes(core, {slots =, max_tokens =, chunk =, blocks =}) -> bytes of such a generator
+static int generator_bytes(lua_State *L) {
+    rv_vlm *m = rv_core_check(L, 1);
+    rv_generator_options o = read_options(L);
+    lua_pushinteger(L, (lua_Integer)rv_generator_bytes(rv_vlm_arch(m), &o));
+    return 1;
+}
+
+// generator.new(core, {slots =, max_tokens =, chunk =, blocks =, share =, banned =}) -> generator
+static int generator_new(lua_State *L) {
+    rv_vlm *m = rv_core_check(L, 1);
+    rv_generator_options o = read_options(L);
     handle *h = lua_newuserdatauv(L, sizeof *h, 2);
     *h = (handle){NULL, NULL};
     luaL_setmetatable(L, GENERATOR_MT);
@@ -294,7 +309,8 @@ int luaopen_rv_generator(lua_State *L) {
         {"id", generator_id},         {"take", generator_take},   {"vacant", generator_vacant},
         {"stats", generator_stats},   {"close", generator_close}, {NULL, NULL},
     };
-    static const luaL_Reg functions[] = {{"new", generator_new}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"new", generator_new}, {"bytes", generator_bytes}, {NULL, NULL}};
     if (luaL_newmetatable(L, GENERATOR_MT)) {
         luaL_newlib(L, methods);
         lua_setfield(L, -2, "__index");

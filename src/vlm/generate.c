@@ -27,13 +27,28 @@ static rv_status check_options(const rv_generator_options *o, rv_err *e) {
 
 static bool has_value_head(const rv_vlm *m) { return rv_vlm_param_find(m, "value.0.weight") >= 0; }
 
+// The most rows of one image, and of all images that are kept: a step's, those that its first and
+// last rows cut included.
+static int64_t image_rows(const rv_arch *a) { return a->vision.width ? a->max_view_rows : 1; }
+static int64_t feature_rows(const rv_arch *a, const rv_generator_options *o) {
+    return a->vision.width ? o->chunk + 2 * image_rows(a) : 1;
+}
+
+size_t rv_generator_bytes(const rv_arch *a, const rv_generator_options *o) {
+    int64_t floats =
+        (feature_rows(a, o) + o->slots) * a->text.width + o->slots * (int64_t)a->text.vocab;
+    size_t token = 2 * sizeof(int32_t) + sizeof(rv_row_key) + sizeof(rv_place) + 2 * sizeof(float);
+    return (size_t)floats * sizeof(float) + (size_t)o->blocks * sizeof(rv_prefix_block) +
+           (size_t)(o->slots * o->max_tokens) * token;
+}
+
 static rv_status make(rv_generator *g, rv_err *e) {
     const rv_arch *a = rv_vlm_arch(g->m);
     const size_t real = sizeof(float);
     int64_t slots = g->o.slots;
     g->vocab = a->text.vocab;
     g->width = a->text.width;
-    g->image_rows = a->vision.width ? a->max_view_rows : 1;
+    g->image_rows = image_rows(a);
     g->value_head = has_value_head(g->m);
     g->slots = rv_calloc(slots, sizeof *g->slots);
     g->feature_row = rv_calloc(g->o.chunk, sizeof *g->feature_row);
@@ -46,8 +61,7 @@ static rv_status make(rv_generator *g, rv_err *e) {
         return RV_FAIL(e, RV_ENOMEM, "out of memory for %lld slots", (long long)slots);
     }
     RV_TRY(rv_prefix_new(&g->prefix, g->o.blocks, e));
-    // a step's images, those that its first and last rows cut included
-    int64_t rows = g->o.chunk + 2 * g->image_rows;
+    int64_t rows = feature_rows(a, &g->o);
     RV_TRY(rv_features_new(&g->features, rows, e));
     RV_TRY(g->be->alloc(g->ctx, &g->feature_rows, (size_t)(rows * g->width) * real, e));
     RV_TRY(g->be->alloc(g->ctx, &g->logits, (size_t)(slots * g->vocab) * real, e));

@@ -55,6 +55,9 @@ typedef struct {
     int64_t prompt_rows, cached_rows, answer_rows, images, steps;
 } rv_generator_stats;
 
+/// Bytes that a generator takes beside its model's cache.
+size_t rv_generator_bytes(const rv_arch *a, const rv_generator_options *o);
+
 /// Makes a generator on a model, which must outlive it. Errors: RV_EARG (too few blocks),
 /// RV_ENOMEM.
 rv_status rv_generator_new(rv_generator **out, rv_vlm *m, const rv_generator_options *o, rv_err *e);

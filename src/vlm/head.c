@@ -2,6 +2,8 @@
 //
 // Rows go through the output matrix in chunks, so that the (rows, V) logits never exist at once;
 // the backward pass makes each chunk again. A row's bits do not depend on its chunk.
+#include <string.h>
+
 #include "model.h"
 
 static const rv_dev none = {0};
@@ -47,14 +49,13 @@ static void logits_of(rv_vlm *m, rv_dev logits, rv_dev h, int64_t n) {
 
 // Copies a device array of the chunk's outputs to their places in `out` (host), `width` a row.
 static void deliver(rv_vlm *m, const chunk *c, float *out, rv_dev from, int64_t width) {
-    size_t row = (size_t)width * sizeof(float);
-    if (!out) {
-        return;
-    }
-    m->be->download(m->ctx, m->host, from, (size_t)c->n * row);
-    for (int64_t i = 0; i < c->n; i++) {
-        for (int64_t k = 0; k < width; k++) {
-            out[c->which[i] * width + k] = m->host[i * width + k];
+    const size_t row = (size_t)width * sizeof(float);
+    const int64_t most = m->n_host / width;
+    for (int64_t i = 0, n; out && i < c->n; i += n) {
+        n = c->n - i < most ? c->n - i : most;
+        m->be->download(m->ctx, m->host, rv_dev_at(from, i * (int64_t)row), (size_t)n * row);
+        for (int64_t k = 0; k < n; k++) {
+            memcpy(out + c->which[i + k] * width, m->host + k * width, row);
         }
     }
 }

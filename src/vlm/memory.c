@@ -270,8 +270,8 @@ static void lay_out(rv_vlm *m, rv_arena a[N_ARENAS]) {
 }
 
 static int64_t longest(const rv_vlm *m) {
-    int64_t cached = m->o.kv_blocks * RV_KV_BLOCK;
-    return least(m->arch.text.max_positions, most(m->o.max_rows, cached));
+    int64_t rows = most(m->o.max_rows, m->o.kv_blocks * RV_KV_BLOCK);
+    return least(m->arch.text.max_positions, m->o.max_tokens ? m->o.max_tokens : rows);
 }
 
 static size_t scratch_bytes(const rv_vlm *m) {
@@ -300,6 +300,30 @@ static void size_pieces(rv_vlm *m) {
     }
 }
 
+// Weights of adapters, as lay_parameters takes them.
+static size_t adapter_bytes(const rv_vlm *m) {
+    rv_arena a = {0};
+    for (int64_t i = 0; i < m->n_params; i++) {
+        const rv_param *p = &m->params[i];
+        if (strstr(p->info.role, ".lora_")) {
+            rv_arena_bytes(&a, p->w.fwd_bytes);
+        }
+    }
+    return a.used;
+}
+
+// Numbers of m->host: what head_rows rows of hidden states or one of logits need.
+static int64_t host_floats(const rv_vlm *m) {
+    return most(m->arch.text.vocab, m->head_rows * m->arch.text.width);
+}
+
+static size_t host_bytes(const rv_vlm *m) {
+    size_t row = (5 + (size_t)m->angle_pieces) * sizeof(int32_t) + sizeof(rv_place) +
+                 2 * sizeof(rv_attn_seq);
+    return (size_t)m->o.max_rows * row + (size_t)host_floats(m) * sizeof(float) +
+           (size_t)m->cap_params * sizeof(rv_param);
+}
+
 // Counts everything with nothing taken; leaves the sizes of the arenas.
 static void count_memory(rv_vlm *m, size_t bytes[N_ARENAS]) {
     rv_arena a[N_ARENAS] = {{0}};
@@ -309,14 +333,17 @@ static void count_memory(rv_vlm *m, size_t bytes[N_ARENAS]) {
     for (int i = 0; i < N_ARENAS; i++) {
         bytes[i] = a[i].most;
     }
-    m->plan = (rv_plan){.weights = bytes[WEIGHTS],
-                        .gradients = bytes[GRADIENTS],
-                        .optimizer = bytes[OPTIMIZER],
-                        .activations = bytes[ACTIVATIONS],
-                        .kv_cache = bytes[CACHE],
-                        .scratch = scratch_bytes(m)};
-    m->plan.total = m->plan.weights + m->plan.gradients + m->plan.optimizer + m->plan.activations +
-                    m->plan.kv_cache + m->plan.scratch;
+    rv_plan p = {.adapters = adapter_bytes(m),
+                 .gradients = bytes[GRADIENTS],
+                 .optimizer = bytes[OPTIMIZER],
+                 .activations = bytes[ACTIVATIONS],
+                 .kv_cache = bytes[CACHE],
+                 .scratch = scratch_bytes(m),
+                 .host = host_bytes(m)};
+    p.weights = bytes[WEIGHTS] - p.adapters;
+    p.total = p.weights + p.adapters + p.gradients + p.optimizer + p.activations + p.kv_cache +
+              p.scratch + p.host;
+    m->plan = p;
 }
 
 void rv_vlm_memory(rv_vlm *m, rv_plan *out) {
@@ -342,7 +369,7 @@ rv_status rv_vlm_plan(rv_plan *out, const rv_backend *be, const rv_arch *arch,
 }
 
 static bool take_host(rv_vlm *m) {
-    int64_t n = m->o.max_rows + 1, v = most(m->arch.text.vocab, m->arch.text.width);
+    int64_t n = m->o.max_rows + 1;
     int32_t **const arrays[] = {&m->cu, &m->ids, &m->image_row, &m->pick, &m->rank};
     bool ok = true;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
@@ -355,7 +382,8 @@ static bool take_host(rv_vlm *m) {
     m->place = rv_calloc(seen, sizeof *m->place);
     m->source = rv_calloc(images, sizeof *m->source);
     m->take = rv_calloc(images, sizeof *m->take);
-    m->host = rv_calloc(m->head_rows * v, sizeof *m->host);
+    m->host = rv_calloc(host_floats(m), sizeof *m->host);
+    m->n_host = host_floats(m);
     m->angle_row = rv_calloc(n * m->angle_pieces, sizeof *m->angle_row);
     m->places = rv_calloc(n, sizeof *m->places);
     m->write = rv_calloc(n, sizeof *m->write);

@@ -173,7 +173,8 @@ struct rv_vlm {
     rv_tile *tiles;                 // what is looked at for them
     int64_t n_tiles, cap_tiles, n_source;
     int64_t n_pick, n_image_rows;
-    float *host; // (head_rows, max(V, C))
+    float *host; // (n_host), at least a row of logits and head_rows rows of hidden states
+    int64_t n_host;
     rv_attn_seq *write, *read;
     int64_t n_write;
 

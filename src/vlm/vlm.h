@@ -54,11 +54,14 @@ typedef struct {
     bool value_head;       // make the value head
     bool recompute;        // keep only each layer's input for the backward pass
     int64_t max_rows;      // rows of one micro-batch; longer batches are walked in pieces
+    int64_t max_tokens;    // the longest sequence; 0: what rows or cache can hold
     int64_t kv_blocks;     // cache blocks (64 tokens each) for generation; 0: none
 } rv_vlm_options;
 
+// Bytes by what they are for. `host` is what stays with the CPU where the device has memory of its
+// own: numbers of rows, logits on their way out.
 typedef struct {
-    size_t weights, gradients, optimizer, activations, kv_cache, scratch, total;
+    size_t weights, adapters, gradients, optimizer, activations, kv_cache, scratch, host, total;
 } rv_plan;
 
 /// Counts the bytes that a model needs, without taking any.

@@ -88,7 +88,9 @@ static void memory_is_as_planned(void **state) {
             free(tiny_score(&t, &b->b, false));
         }
         t.be->usage(t.ctx, &now, &peak);
-        assert_true(fabs((double)peak - (double)plan.total) <= 0.05 * (double)plan.total);
+        double device = (double)(plan.total - plan.host);
+        assert_true(fabs((double)peak - device) <= 0.05 * device);
+        assert_true((plan.adapters > 0) == ((k & 8) != 0));
         free(b);
         tiny_free(&t);
     }
@@ -107,8 +109,8 @@ static void a_plan_takes_nothing(void **state) {
     must(rv_vlm_plan(&plan, rv_backend_cpu(), &a, &o, &e), &e);
     memset(o.train, 0, sizeof o.train);
     must(rv_vlm_plan(&frozen, rv_backend_cpu(), &a, &o, &e), &e);
-    assert_true(plan.total == plan.weights + plan.gradients + plan.optimizer + plan.activations +
-                                  plan.kv_cache + plan.scratch);
+    assert_true(plan.total == plan.weights + plan.adapters + plan.gradients + plan.optimizer +
+                                  plan.activations + plan.kv_cache + plan.scratch + plan.host);
     assert_true(plan.optimizer >= 2 * plan.gradients && plan.gradients > (size_t)16 << 30);
     assert_true(frozen.gradients == 0 && frozen.optimizer == 0);
     assert_true(frozen.weights == plan.weights && frozen.activations < plan.activations);
