@@ -53,6 +53,13 @@ function Image:bytes() end
 ---@return string
 function Image:hash() end
 
+---Keeps the pixels as runs of equal ones until they are asked for again: a drawn frame takes a hundredth
+---of its bytes. A picture that would not become half as large stays as it is. Size and hash need no pixels.
+function Image:pack() end
+
+---@return boolean
+function Image:is_packed() end
+
 ---@return rl4vlm.Image
 function Image:copy() end
 

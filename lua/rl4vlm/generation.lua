@@ -5,6 +5,7 @@
 -- the answer.
 local placeholders = require "rl4vlm.placeholders"
 local raw = require "rl4vlm.generator"
+local sizes = require "rl4vlm.sizes"
 local suggest = require "rl4vlm.suggest"
 
 local M = {}
@@ -29,7 +30,7 @@ function M.new(model, options)
     error("generator: the model was loaded without slots", 3)
   end
   local generator = raw.new(model.core, { slots = slots, max_tokens = options.max_tokens or model.max_tokens,
-    chunk = options.chunk or math.max(512, slots), blocks = model.kv_blocks, share = options.share,
+    chunk = options.chunk or sizes.chunk(slots), blocks = model.kv_blocks, share = options.share,
     banned = placeholders.banned(model) })
   return setmetatable({ model = model, raw = generator, running = {}, count = 0 }, Generator)
 end

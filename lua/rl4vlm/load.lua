@@ -1,5 +1,8 @@
 -- load.lua - the model of a run: which folder, with which options.
+local pixel_cache = require "rl4vlm.pixel_cache"
+local rng = require "rl4vlm.rng"
 local rollout = require "rl4vlm.rollout"
+local sizes = require "rl4vlm.sizes"
 local slot = require "rl4vlm.slot"
 
 local M = {}
@@ -19,7 +22,8 @@ local function of_image(opened, ids)
   return 2 * rows > #ids and (" (%d for its image: settings of `image` change that)"):format(rows) or ""
 end
 
--- Tokens that a prompt and its answer may take, from the prompt of a first state.
+-- Tokens that a prompt and its answer may take, from the prompt of a first state, and what that prompt and the
+-- longest answer take.
 local function max_tokens(settings, opened)
   local s = slot.new(rollout.shared(settings, opened, "train", 1.0))
   s:begin(1)
@@ -31,7 +35,7 @@ local function max_tokens(settings, opened)
       settings.max_tokens > 0 and ("max_tokens %d"):format(room) or ("the model's %d positions"):format(room),
       answer), 0)
   end
-  return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions)
+  return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions), prompt + answer
 end
 
 -- The checkpoint of a run that learns an adapter is one, and brings its base.
@@ -54,6 +58,7 @@ end
 local function options_of(settings, opened, o, reference)
   local loaded = opened.opened_adapter ~= nil
   local learns = o.train and (loaded or settings.lora.r > 0)
+  local tokens, usual = max_tokens(settings, opened)
   return {
     device = settings.device,
     dtype = settings.dtype ~= "auto" and settings.dtype or nil,
@@ -66,7 +71,10 @@ local function options_of(settings, opened, o, reference)
     lora = learns and not loaded and fresh(settings.lora) or nil,
     value_head = o.value_head ~= false or nil,
     slots = o.slots or settings.slots,
-    max_tokens = max_tokens(settings, opened),
+    max_tokens = tokens,
+    max_rows = settings.max_rows > 0 and math.max(settings.max_rows, tokens) or nil,
+    batch_rows = o.train and usual * (o.batch or settings.algorithm and settings.algorithm.minibatch or 1) or nil,
+    recompute = settings.recompute,
     seed = settings.seed,
     template = settings.prompt.template,
     image = settings.image,
@@ -112,6 +120,29 @@ function M.reference(settings)
   return reference_of(settings) == "model" and M.model(settings, settings.model, FROZEN) or nil
 end
 
+-- Bytes of the views that a rollout sees, counted in one of random actions.
+local function image_bytes(settings, model)
+  local env = rollout.shared(settings, model, "train", 1.0).new_env()
+  local stream, seen, sum, episode = rng.new(settings.seed, "user", 0), {}, 0, 0
+  local obs, over
+  for _ = 1, settings.schedule.rollout do
+    if not obs or over then
+      episode = episode + 1
+      obs = env:reset { seed = settings.seed, split = "train", episode = episode }
+    end
+    local hash = obs.image:hash()
+    if not seen[hash] then
+      local layout = model.views:layout(obs.image)
+      seen[hash], sum = true, sum + sizes.view_bytes(model.arch, layout.tiles * layout.h * layout.w)
+    end
+    obs.image:close()
+    local actions = env:actions()
+    local next_obs, _, terminated, truncated = env:step(actions[stream:int(1, #actions)])
+    obs, over = next_obs, terminated or truncated
+  end
+  return sum
+end
+
 ---Bytes that training takes, by what they are for; nothing is taken.
 ---@param settings rl4vlm.Settings
 ---@return table
@@ -121,11 +152,15 @@ function M.plan(settings)
   local function plan_for(o)
     local options = options_of(settings, model, o, o.train and dir or nil)
     options.adapter, options.seed = nil, nil
-    return model:plan_for(options)
+    options.image_bytes = 0
+    return model:plans_for(options)
   end
   local plan = plan_for { train = true }
+  plan.images = math.min(image_bytes(settings, model), pixel_cache.most)
+  plan.total = plan.total + plan.images
   if kind == "model" then
-    plan.reference = plan_for(FROZEN).total
+    local frozen = plan_for(FROZEN)
+    plan.reference = frozen.total - frozen.program
     plan.total = plan.total + plan.reference
   end
   return plan

@@ -36,41 +36,38 @@ function M.show(bytes)
   return (i == 1 and "%d %s" or "%.1f %s"):format(bytes, units[i])
 end
 
--- Which option helps most.
-local function advice(plan, options)
-  local lines = {}
-  if options.store == "F32" then
-    lines[#lines + 1] = "--dtype bf16 halves the weights"
-  end
-  if not options.base and not options.train.language then
-    lines[#lines + 1] = "--base int8 or nf4 shrinks frozen layers"
-  end
-  if (plan.kv_cache or 0) > plan.total / 10 then
-    lines[#lines + 1] = "fewer slots or tokens shrink the cache"
-  end
-  if (plan.optimizer or 0) > 0 then
-    lines[#lines + 1] = "LoRA shrinks gradients and optimiser"
-  end
-  if (plan.activations or 0) > plan.total / 10 then
-    lines[#lines + 1] = options.recompute and "a smaller max_rows shrinks activations"
-      or "recompute shrinks activations"
-  end
-  return #lines > 0 and "; " .. table.concat(lines, ", ") or ""
+---What memory goes to, in the order in which it is told.
+M.names = { "weights", "adapters", "gradients", "optimizer", "activations", "kv_cache", "generation", "scratch",
+  "host", "images", "program", "reference" }
+
+---Bytes that this process holds now.
+---@return integer
+function M.resident()
+  local pages = first_number("/proc/self/statm", "^%d+ (%d+)")
+  return pages and pages * 4096 or 0
 end
 
----Raises when the plan does not fit into memory, naming by how much and what helps.
----@param plan table    bytes by name, `total`
----@param options table those of core.new
-function M.check(plan, options)
-  local free = M.available()
-  if free and plan.total > free then
-    local parts = {}
-    for _, name in ipairs { "weights", "gradients", "optimizer", "activations", "kv_cache", "scratch" } do
-      parts[#parts + 1] = name .. " " .. M.show(plan[name] or 0)
+---A plan in words: its parts, without those that are nothing.
+---@param plan table
+---@return string
+function M.words(plan)
+  local words = {}
+  for _, name in ipairs(M.names) do
+    if (plan[name] or 0) > 0 then
+      words[#words + 1] = name .. " " .. M.show(plan[name])
     end
-    error(("the model needs %s, %s more than is free (%s)%s"):format(M.show(plan.total),
-      M.show(plan.total - free), table.concat(parts, ", "), advice(plan, options)), 0)
   end
+  return table.concat(words, ", ")
+end
+
+---Raises that a plan does not fit, by how much, and what helps.
+---@param plan table      bytes by name, `total`
+---@param free number     bytes
+---@param advice string[]
+function M.refuse(plan, free, advice)
+  local lines = { ("the model needs %s, %s more than is free (%s)"):format(M.show(plan.total),
+    M.show(plan.total - free), M.words(plan)), table.unpack(advice) }
+  error(table.concat(lines, "\n  "), 0)
 end
 
 return M

@@ -1,7 +1,10 @@
 -- pixel_cache.lua - preprocessed images, kept by content within a budget of memory.
 local M = {}
 
-local budget = 64 * 1024 * 1024 -- bytes; twice as much is held at the most
+local budget = 64 * 1024 * 1024 -- bytes of one generation
+
+---Bytes that a cache holds at the most.
+M.most = 2 * budget
 
 ---Makes a function image -> what `make` gives for it, that remembers. Two generations: what has not been
 ---asked for since the older one was filled is forgotten.

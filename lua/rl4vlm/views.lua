@@ -95,7 +95,11 @@ function Views:spell(image, mark)
 end
 
 function Views:make(image)
+  local packed_image = image:is_packed()
   local view, order = finish(self, self.processor:view(image))
+  if packed_image then
+    image:pack()
+  end
   local packed = order and string.pack("<" .. ("i4"):rep(#order), table.unpack(order))
   view.order = order and slice.new { dtype = "I32", shape = { #order }, data = packed }
   local bytes = #view.patches

@@ -13,6 +13,7 @@ local model_name = require "rl4vlm.model_name"
 local optimizer = require "rl4vlm.optimizer"
 local placeholders = require "rl4vlm.placeholders"
 local processor = require "rl4vlm.processor"
+local sizes = require "rl4vlm.sizes"
 local suggest = require "rl4vlm.suggest"
 local tensor = require "rl4vlm.tensor"
 local tokenizer = require "rl4vlm.tokenizer"
@@ -47,12 +48,15 @@ Model.__index = Model
 ---@field slots? integer               requests that generation runs at the same time
 ---@field max_tokens? integer          prompt and answer of one sequence
 ---@field max_rows? integer            rows of one micro-batch
+---@field batch_rows? integer          the most that an update scores at a time: max_rows need not be larger
+---@field image_bytes? integer         of views that are held at the same time, for the plan (default: the slots')
 ---@field recompute? boolean           keep only layer inputs for the backward pass
 ---@field seed? integer                of what begins at random
 ---@field template? string             a chat template that stands above the checkpoint's
 ---@field image? rl4vlm.views.Options  changes of the image processor (load only)
 local known_options = { "device", "threads", "dtype", "base", "adapter", "reference", "lora", "train", "train_adapter",
-  "value_head", "slots", "max_tokens", "max_rows", "recompute", "seed", "template", "image" }
+  "value_head", "slots", "max_tokens", "max_rows", "batch_rows", "recompute", "image_bytes", "seed", "template",
+  "image" }
 
 local function check_options(options, known)
   local set = {}
@@ -85,38 +89,6 @@ local function pick_dtype(dtype, source)
   return (size.dtypes.F16 or 0) > (size.dtypes.BF16 or 0) and "fp16" or "bf16"
 end
 
-local block = 64 -- tokens of a cache block
-local spare_bytes = 64 * 1024 * 1024 -- for prefixes that outlive their request
-
--- Cache blocks of a generator: every slot's longest sequence, and room for prefixes.
-local function cache_blocks(slots, max_tokens, text)
-  if slots == 0 then
-    return 0
-  end
-  local bytes = block * text.layers * 2 * text.kv_heads * text.head_dim * 4
-  local needed = slots * ((max_tokens + block - 1) // block)
-  return needed + math.max(slots, math.min(spare_bytes // bytes, 4 * needed))
-end
-
--- Rows of a micro-batch in training: up to `kept_bytes` of activations, so that small models run a
--- minibatch in one piece and nothing of it twice.
-local kept_bytes, most_rows = 384 << 20, 16384
-
-local function pick_rows(arch, options, least)
-  local trial = {}
-  for key, value in pairs(options) do
-    trial[key] = value
-  end
-  trial.base = nil -- activations are the same
-  trial.train = { language = true, vision = options.train.vision }
-  trial.max_rows = least
-  repeat
-    local rows = trial.max_rows
-    trial.max_rows = 2 * rows
-  until 2 * rows > most_rows or core.plan(arch, trial).activations > kept_bytes
-  return trial.max_rows // 2
-end
-
 -- A quantised base does not learn itself.
 local function check_base(base, parts)
   if base ~= nil and base ~= "none" and base ~= "int8" and base ~= "nf4" then
@@ -144,14 +116,30 @@ local function core_options(self, options)
   local o = {
     device = options.device ~= "auto" and options.device or nil, threads = options.threads,
     store = kind.store, round_x = kind.round_x, base = options.base, train = train, value_head = options.value_head,
-    recompute = options.recompute, max_rows = options.max_rows or math.max(max_tokens, 1024),
-    kv_blocks = cache_blocks(options.slots or 0, max_tokens, source.arch.text),
+    recompute = options.recompute, max_rows = options.max_rows or learns and max_tokens or math.max(max_tokens, 1024),
+    max_tokens = max_tokens, kv_blocks = sizes.cache_blocks(options.slots or 0, max_tokens, source.arch.text),
   }
   local arch = self:arch_for(max_tokens)
   if learns and not options.max_rows then
-    o.max_rows = pick_rows(arch, o, o.max_rows)
+    o.max_rows = sizes.rows(arch, o, options.batch_rows)
   end
   return o, max_tokens, arch
+end
+
+-- A model's core that takes no memory yet, with what its plan hangs on.
+local function make_core(self, options)
+  local o, max_tokens, arch = core_options(self, options)
+  local slots = options.slots or 0
+  return { core = core.new(arch, o), arch = arch, slots = slots, max_tokens = max_tokens, max_rows = o.max_rows,
+    kv_blocks = o.kv_blocks, image_bytes = options.image_bytes or slots * sizes.view_bytes(arch) }
+end
+
+local function check_fits(self, options, made)
+  local plan, free = sizes.count(made), memory.available()
+  if free and plan.total > free then
+    local ok, lines = pcall(sizes.advice, self, options, plan.total, free)
+    memory.refuse(plan, free, ok and lines or {})
+  end
 end
 
 -- Puts adapters beside the base: "adapter", a loaded or fresh one, and "reference".
@@ -207,14 +195,15 @@ end
 local function start(self, options, init)
   local source = self.source
   self.template = options.template or self.template
-  local o, max_tokens, arch = core_options(self, options)
-  self.max_tokens, self.slots, self.kv_blocks, self.max_rows = max_tokens, options.slots, o.kv_blocks, o.max_rows
+  local made = make_core(self, options)
+  self.max_tokens, self.kv_blocks, self.max_rows = made.max_tokens, made.kv_blocks, made.max_rows
+  self.slots, self.sized = options.slots, made
   self.base = options.base ~= "none" and options.base or nil
-  self.core = core.new(arch, o)
+  self.core = made.core
   source:match(self.core:params())
   source:hold_companions()
   attach(self, options, self.opened_adapter)
-  memory.check(self.core:plan(), o)
+  check_fits(self, options, made)
   fill(self, options, init)
   return self
 end
@@ -259,15 +248,37 @@ function Model:arch_for(max_tokens)
   return arch
 end
 
----Bytes that the model would take with these options; nothing is taken.
+---Bytes that the model would take with these options, by what they are for; nothing is taken. `program` is
+---what this process holds already.
 ---@param options rl4vlm.vlm.Options
----@return table  bytes by name
+---@return table  bytes by name, `total`
+---@return integer max_rows
 function Model:plan_for(options)
   check_options(options, known_options)
-  local o, _, arch = core_options(self, options)
-  local probe <close> = core.new(arch, o)
+  local made = make_core(self, options)
+  local probe <close> = made.core
   attach({ core = probe, family = self.family, arch = self.arch, dir = self.dir }, options, self.opened_adapter)
-  return probe:plan()
+  local plan = sizes.count(made)
+  plan.program = memory.resident()
+  plan.total = plan.total + plan.program
+  return plan, made.max_rows
+end
+
+---The same, with what the activations come to in a kept and in a recomputed form: `activations_kept` and
+---`activations_recomputed`, for the same rows. Equal where nothing learns.
+---@param options rl4vlm.vlm.Options
+---@return table
+function Model:plans_for(options)
+  local plan, rows = self:plan_for(options)
+  for _, recompute in ipairs { false, true } do
+    local other = {}
+    for key, value in pairs(options) do
+      other[key] = value
+    end
+    other.recompute, other.max_rows = recompute, rows
+    plan[recompute and "activations_recomputed" or "activations_kept"] = self:plan_for(other).activations
+  end
+  return plan
 end
 
 ---How weights are kept: what is asked for, or the default.
@@ -318,7 +329,11 @@ end
 ---@param images? table  list of images; their number must be that of the placeholders
 ---@return integer[]
 function Model:prompt(text, images)
-  return placeholders.ids(self, text, images or {})
+  local ids = placeholders.ids(self, text, images or {})
+  for _, image in ipairs(images or {}) do
+    image:pack() -- a rollout holds hundreds of them
+  end
+  return ids
 end
 
 ---The text of an answer without special tokens; nil where the tokenizer has a part that we do not know, so
@@ -428,7 +443,7 @@ end
 ---Bytes by what they are for.
 ---@return table
 function Model:plan()
-  return self.core:plan()
+  return sizes.count(self.sized)
 end
 
 ---The most bytes in use at once so far.

@@ -50,6 +50,13 @@ bool rv_image_equal(const rv_image *a, const rv_image *b);
 /// 128-bit digest of size and pixels, for caches (fast; no defence against forgery).
 void rv_image_hash(const rv_image *im, uint8_t out[16]);
 
+/// Writes the pixels as runs of equal ones, for keeping (free() them). False, and NULL: that would
+/// not be half as large, or there is no memory for it.
+bool rv_image_pack(const rv_image *im, uint8_t **runs, size_t *n);
+
+/// Makes `im` the w x h picture that was packed. Errors: RV_ENOMEM.
+rv_status rv_image_unpack(rv_image *im, int w, int h, const uint8_t *runs, size_t n, rv_err *e);
+
 /// Reads an image from the bytes of a PNG, JPEG or BMP file; `name` stands in messages.
 /// Alpha is composited on white with Pillow's rounding; 16-bit samples give their high byte; with
 /// `exif` the picture is turned as EXIF's orientation says, else that is ignored. Errors:

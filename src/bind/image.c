@@ -8,17 +8,64 @@
 #include "bind_image.h"
 #include "resample.h"
 
+// A picture; while it is packed its pixels are runs, and what they hash to is known.
+typedef struct {
+    rv_image im; // packed: its size, without pixels
+    uint8_t *runs;
+    size_t n_runs;
+    uint8_t digest[16];
+} picture;
+
 rv_image *rv_bind_image_new(lua_State *L) {
-    rv_image *im = lua_newuserdatauv(L, sizeof *im, 0);
-    *im = (rv_image){0, 0, NULL};
+    picture *p = lua_newuserdatauv(L, sizeof *p, 0);
+    *p = (picture){.n_runs = 0};
     luaL_setmetatable(L, RV_IMAGE_MT);
-    return im;
+    return &p->im;
+}
+
+static picture *check_picture(lua_State *L, int arg) {
+    picture *p = luaL_checkudata(L, arg, RV_IMAGE_MT);
+    luaL_argcheck(L, p->im.px || p->runs, arg, "the image is closed");
+    return p;
+}
+
+static void unpack(lua_State *L, picture *p) {
+    rv_err e;
+    if (p->runs) {
+        if (rv_image_unpack(&p->im, p->im.w, p->im.h, p->runs, p->n_runs, &e) != RV_OK) {
+            rv_bind_raise(L, &e);
+        }
+        free(p->runs);
+        p->runs = NULL;
+    }
 }
 
 rv_image *rv_bind_image_check(lua_State *L, int arg) {
-    rv_image *im = luaL_checkudata(L, arg, RV_IMAGE_MT);
-    luaL_argcheck(L, im->px, arg, "the image is closed");
-    return im;
+    picture *p = check_picture(L, arg);
+    unpack(L, p);
+    return &p->im;
+}
+
+// img:pack(): keeps the pixels as runs of equal ones until they are asked for again
+static int image_pack(lua_State *L) {
+    picture *p = check_picture(L, 1);
+    uint8_t *runs;
+    size_t n;
+    if (!p->runs && rv_image_pack(&p->im, &runs, &n)) {
+        const int w = p->im.w, h = p->im.h;
+        rv_image_hash(&p->im, p->digest);
+        rv_image_free(&p->im);
+        p->im = (rv_image){w, h, NULL};
+        p->runs = runs;
+        p->n_runs = n;
+    }
+    return 0;
+}
+
+// img:is_packed() -> boolean
+static int image_is_packed(lua_State *L) {
+    lua_pushboolean(L, check_picture(L, 1)->runs != NULL);
+    return 1;
 }
 
 // Returns the new image on top of the stack, or raises what went wrong while it was filled.
@@ -125,7 +172,7 @@ static int image_png(lua_State *L) {
 
 // img:size() -> width, height
 static int image_size(lua_State *L) {
-    const rv_image *im = rv_bind_image_check(L, 1);
+    const rv_image *im = &check_picture(L, 1)->im;
     lua_pushinteger(L, im->w);
     lua_pushinteger(L, im->h);
     return 2;
@@ -140,9 +187,11 @@ static int image_bytes(lua_State *L) {
 
 // img:hash() -> 16 bytes that name size and pixels
 static int image_hash(lua_State *L) {
-    uint8_t digest[16];
-    rv_image_hash(rv_bind_image_check(L, 1), digest);
-    lua_pushlstring(L, (const char *)digest, sizeof digest);
+    picture *p = check_picture(L, 1);
+    if (!p->runs) {
+        rv_image_hash(&p->im, p->digest);
+    }
+    lua_pushlstring(L, (const char *)p->digest, sizeof p->digest);
     return 1;
 }
 
@@ -200,15 +249,19 @@ static int image_set(lua_State *L) {
 }
 
 static int image_eq(lua_State *L) {
-    const rv_image *a = luaL_testudata(L, 1, RV_IMAGE_MT), *b = luaL_testudata(L, 2, RV_IMAGE_MT);
-    lua_pushboolean(L, a && b && (a == b || (a->px && b->px && rv_image_equal(a, b))));
+    picture *a = luaL_testudata(L, 1, RV_IMAGE_MT), *b = luaL_testudata(L, 2, RV_IMAGE_MT);
+    for (int i = 0; a && b && a != b && i < 2; i++) {
+        unpack(L, i ? a : b);
+    }
+    lua_pushboolean(L,
+                    a && b && (a == b || (a->im.px && b->im.px && rv_image_equal(&a->im, &b->im))));
     return 1;
 }
 
 static int image_tostring(lua_State *L) {
-    const rv_image *im = luaL_checkudata(L, 1, RV_IMAGE_MT);
-    if (im->px) {
-        lua_pushfstring(L, "image %dx%d", im->w, im->h);
+    const picture *p = luaL_checkudata(L, 1, RV_IMAGE_MT);
+    if (p->im.px || p->runs) {
+        lua_pushfstring(L, "image %dx%d", p->im.w, p->im.h);
     } else {
         lua_pushliteral(L, "image (closed)");
     }
@@ -217,17 +270,30 @@ static int image_tostring(lua_State *L) {
 
 // img:close(), __gc and __close
 static int image_close(lua_State *L) {
-    rv_image_free(luaL_checkudata(L, 1, RV_IMAGE_MT));
+    picture *p = luaL_checkudata(L, 1, RV_IMAGE_MT);
+    rv_image_free(&p->im);
+    free(p->runs);
+    p->runs = NULL;
     return 0;
 }
 
 int luaopen_rv_image(lua_State *L);
 int luaopen_rv_image(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"save", image_save},   {"png", image_png},       {"size", image_size},
-        {"bytes", image_bytes}, {"hash", image_hash},     {"copy", image_copy},
-        {"crop", image_crop},   {"resize", image_resize}, {"get", image_get},
-        {"set", image_set},     {"close", image_close},   {NULL, NULL},
+        {"save", image_save},
+        {"png", image_png},
+        {"size", image_size},
+        {"bytes", image_bytes},
+        {"hash", image_hash},
+        {"copy", image_copy},
+        {"crop", image_crop},
+        {"resize", image_resize},
+        {"get", image_get},
+        {"set", image_set},
+        {"close", image_close},
+        {"pack", image_pack},
+        {"is_packed", image_is_packed},
+        {NULL, NULL},
     };
     static const luaL_Reg meta[] = {
         {"__eq", image_eq},    {"__tostring", image_tostring},

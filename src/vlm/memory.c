@@ -270,8 +270,8 @@ static void lay_out(rv_vlm *m, rv_arena a[N_ARENAS]) {
 }
 
 static int64_t longest(const rv_vlm *m) {
-    int64_t rows = most(m->o.max_rows, m->o.kv_blocks * RV_KV_BLOCK);
-    return least(m->arch.text.max_positions, m->o.max_tokens ? m->o.max_tokens : rows);
+    int64_t cached = m->o.max_tokens ? m->o.max_tokens : m->o.kv_blocks * RV_KV_BLOCK;
+    return least(m->arch.text.max_positions, most(m->o.max_rows, cached));
 }
 
 static size_t scratch_bytes(const rv_vlm *m) {

@@ -54,7 +54,7 @@ typedef struct {
     bool value_head;       // make the value head
     bool recompute;        // keep only each layer's input for the backward pass
     int64_t max_rows;      // rows of one micro-batch; longer batches are walked in pieces
-    int64_t max_tokens;    // the longest sequence; 0: what rows or cache can hold
+    int64_t max_tokens;    // the longest cached sequence; 0: all that the cache can hold
     int64_t kv_blocks;     // cache blocks (64 tokens each) for generation; 0: none
 } rv_vlm_options;
 

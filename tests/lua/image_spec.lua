@@ -260,4 +260,31 @@ describe("a broken image file", function()
       pcall(image.decode, bytes)
     end
   end)
+
+  it("is kept as runs where that is small, and comes back whole", function()
+    local drawn, noise = image.new(60, 40, { 1, 2, 3 }), {}
+    drawn:set(7, 9, { 200, 100, 50 })
+    local r = rng.new(5)
+    for i = 1, 20 * 10 * 3 do
+      noise[i] = string.char(r:int(0, 255))
+    end
+    local grain = image.from_bytes(20, 10, table.concat(noise))
+    local digest, bytes = drawn:hash(), drawn:bytes()
+    drawn:pack()
+    grain:pack()
+    assert.is_true(drawn:is_packed())
+    assert.is_false(grain:is_packed()) -- noise has no runs
+    assert.same({ 60, 40, digest }, { drawn:size(), select(2, drawn:size()), drawn:hash() })
+    assert.is_true(drawn:is_packed())
+    assert.equal("image 60x40", tostring(drawn))
+    assert.equal(bytes, drawn:bytes())
+    assert.is_false(drawn:is_packed())
+    drawn:pack()
+    assert.same({ 200, 100, 50 }, { drawn:get(7, 9) })
+    drawn:pack()
+    assert.is_true(drawn == image.from_bytes(60, 40, bytes))
+    drawn:pack()
+    drawn:close()
+    assert.has_error(function() drawn:pack() end)
+  end)
 end)

@@ -60,8 +60,9 @@ local function adapter_elements(model)
   return opened and n or nil
 end
 
--- Bytes for three uses: running it, LoRA of rank 128 on the decoder, learning everything.
+-- Bytes for three uses, as they would be measured: running it, LoRA of rank 128 on the decoder, learning everything.
 local function plans(model, o)
+  pcall(function() return model.tokenizer end) -- the program holds it when it runs
   local uses = {
     inference = {},
     lora = { lora = { r = 128 }, value_head = true },
@@ -72,7 +73,7 @@ local function plans(model, o)
     options.device, options.dtype, options.threads = o.device, o.dtype, o.threads
     options.base = use ~= "full" and o.base or nil -- a quantised base does not learn
     options.slots, options.max_tokens = o.slots, o["max-tokens"]
-    result[use] = model:plan_for(options)
+    result[use] = model:plans_for(options)
   end
   return result
 end
@@ -129,11 +130,11 @@ local function print_text(d)
     d.max_tokens))
   for _, use in ipairs { "inference", "lora", "full" } do
     local b = d.bytes[use]
-    local words = {}
-    for _, name in ipairs { "weights", "gradients", "optimizer", "activations", "kv_cache", "scratch" } do
-      words[#words + 1] = name .. " " .. memory.show(b[name] or 0)
+    print(("  %-9s %s (%s)"):format(use, memory.show(b.total), memory.words(b)))
+    if b.activations_recomputed < b.activations then
+      print(("  %-9s %s with recompute (activations %s)"):format("", memory.show(b.total - b.activations
+        + b.activations_recomputed), memory.show(b.activations_recomputed)))
     end
-    print(("  %-9s %s (%s)"):format(use, memory.show(b.total), table.concat(words, ", ")))
   end
 end
 

@@ -2,6 +2,7 @@
 -- the memory that it takes. Runs nothing.
 local json = require "rl4vlm.json"
 local load = require "rl4vlm.load"
+local memory = require "rl4vlm.memory"
 local plain = require "rl4vlm.plain"
 local rollout = require "rl4vlm.rollout"
 local settings_list = require "rl4vlm.settings"
@@ -45,15 +46,19 @@ local function leaves(data)
   return table.concat(lines, "\n")
 end
 
-local PLAN = { "weights", "gradients", "optimizer", "activations", "kv_cache", "scratch", "reference", "total" }
-
 local function plan_text(plan)
   local lines = {}
-  for _, key in ipairs(PLAN) do
-    if plan[key] then
-      lines[#lines + 1] = ("  %-28s %10.1f MiB"):format(key, plan[key] / 2 ^ 20)
+  local function add(name, bytes)
+    lines[#lines + 1] = ("  %-28s %10.1f MiB"):format(name, bytes / 2 ^ 20)
+  end
+  for _, name in ipairs(memory.names) do
+    if (plan[name] or 0) > 0 then
+      add(name, plan[name])
     end
   end
+  add("total", plan.total)
+  add(plan.activations < plan.activations_kept and "activations without recompute" or "activations with recompute",
+    plan.activations < plan.activations_kept and plan.activations_kept or plan.activations_recomputed)
   return table.concat(lines, "\n")
 end
 
