@@ -64,6 +64,9 @@ def check(program, base, kind, logits):
         adapted = PeftModel.from_pretrained(load(kind, base), f"{out}/adapter")
         ours = load_file(f"{out}/adapter.logits")["logits"]
         ok &= compare(f"{name}, adapter in peft", logits(adapted), ours)
+        rich = PeftModel.from_pretrained(load(kind, base), f"{out}/rich")
+        ok &= compare(f"{name}, biases, patterns and whole modules", logits(rich),
+                      load_file(f"{out}/rich.logits")["logits"])
         assert float((plain - ours).abs().max()) > 0.01, "the adapter does nothing"
         subprocess.run([program, "-m", "merge", base, "--adapter", f"{out}/adapter", "--out", f"{out}/merged",
                         "--dtype", "fp32"], check=True)

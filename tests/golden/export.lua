@@ -34,12 +34,17 @@ full:save(out .. "/half")
 safetensors.write(out .. "/full.logits", { logits = full:logits(ids, images) })
 
 local targets = { "q_proj", "o_proj", "down_proj", "qkv", "fc1", "linear_1", "mlp.2", "modality_projection.proj" }
-local lora = load(name, { lora = { r = 4, alpha = 8, targets = targets } })
-for _ = 1, 3 do
-  train(lora)
+local function adapt(file, options)
+  local lora <close> = load(name, { lora = options })
+  for _ = 1, 3 do
+    train(lora)
+  end
+  lora:save_adapter(out .. "/" .. file)
+  safetensors.write(out .. "/" .. file .. ".logits", { logits = lora:logits(ids, images) })
 end
-lora:save_adapter(out .. "/adapter")
-safetensors.write(out .. "/adapter.logits", { logits = lora:logits(ids, images) })
+adapt("adapter", { r = 4, alpha = 8, targets = targets })
+adapt("rich", { r = 3, alpha = 6, targets = targets, rank_pattern = { down_proj = 5 }, alpha_pattern = { o_proj = 9 },
+  rslora = true, bias = true, save = { "input_layernorm" } })
 
 -- what we saved, we open
 local again = load(out .. "/full", { value_head = true })
