@@ -181,7 +181,7 @@ static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t at, i
 // Fills the host arrays of a piece: ids with -1 for image rows, positions, the picked rows.
 static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
     const int32_t *cu = b->cu + p->seq0;
-    const rv_view *views = b->images + p->image0;
+    const rv_view *views = b->images ? b->images + p->image0 : NULL;
     m->n_image_rows = m->n_pick = 0;
     for (int64_t s = 0; s < p->n_seq; s++) {
         m->cu[s] = cu[s] - cu[0];

@@ -32,8 +32,12 @@ static void read_row(float *dst, const void *src, rv_dtype t, int64_t at, int64_
         return;
     }
     const uint16_t *h = (const uint16_t *)src + at;
-    for (int64_t i = 0; i < n; i++) {
-        dst[i] = t == RV_BF16 ? rv_bf16_to_f32(h[i]) : rv_f16_to_f32(h[i]);
+    for (int64_t i = 0; t == RV_BF16 && i < n; i++) {
+        const uint32_t bits = (uint32_t)h[i] << 16;
+        memcpy(dst + i, &bits, sizeof bits);
+    }
+    for (int64_t i = 0; t == RV_F16 && i < n; i++) {
+        dst[i] = rv_f16_to_f32(h[i]);
     }
 }
 
@@ -44,13 +48,18 @@ static float largest(const float *x, int64_t n, float most) {
     return most;
 }
 
-// The nearest code; halfway goes to the lower one.
-static uint8_t nearest(float x) {
-    int i = 0;
-    while (i < 15 && x > (rv_nf4_code[i] + rv_nf4_code[i + 1]) / 2) {
-        i++;
+// The nearest codes of x[i] by; halfway goes to the lower one.
+static void nearest(uint8_t code[RV_NF4_BLOCK], const float *x, float by, int64_t n) {
+    int32_t above[RV_NF4_BLOCK] = {0};
+    for (int c = 0; c < 15; c++) {
+        const float bound = (rv_nf4_code[c] + rv_nf4_code[c + 1]) / 2;
+        for (int64_t i = 0; i < n; i++) {
+            above[i] += x[i] * by > bound;
+        }
     }
-    return (uint8_t)i;
+    for (int64_t i = 0; i < n; i++) {
+        code[i] = (uint8_t)above[i];
+    }
 }
 
 typedef struct {
@@ -59,38 +68,50 @@ typedef struct {
     rv_dtype type;
 } job;
 
-static void int8_row(const job *a, char *panel, int64_t lane, int64_t row) {
-    float x[RV_NF4_BLOCK], most = 0;
-    const int64_t k = a->w->k;
+// Inputs j.. of an output as floats; returns how many, at most a block.
+static int64_t read_block(const job *a, float *x, int64_t row, int64_t j) {
+    const int64_t k = a->w->k, n = k - j < RV_NF4_BLOCK ? k - j : RV_NF4_BLOCK;
+    read_row(x, a->src, a->type, row * k + j, n);
+    return n;
+}
+
+static float *scales_of(char *block) { return (float *)(void *)block; }
+
+// The panels are written block by block of 64 inputs, so that the bytes of 32 outputs stay near.
+static void int8_panel(const job *a, char *panel, int64_t row0, int64_t lanes) {
+    float x[RV_NF4_BLOCK], most[RV_PANEL] = {0};
     int8_t *q = (int8_t *)panel + RV_QUANT_SCALES;
-    for (int64_t j = 0; j < k; j += RV_NF4_BLOCK) {
-        int64_t n = k - j < RV_NF4_BLOCK ? k - j : RV_NF4_BLOCK;
-        read_row(x, a->src, a->type, row * k + j, n);
-        most = largest(x, n, most);
+    for (int64_t l = 0; l < lanes; l++) {
+        for (int64_t j = 0; j < a->w->k; j += RV_NF4_BLOCK) {
+            most[l] = largest(x, read_block(a, x, row0 + l, j), most[l]);
+        }
+        scales_of(panel)[l] = most[l] * (1 / 127.0f);
     }
-    ((float *)(void *)panel)[lane] = most * (1 / 127.0f);
-    for (int64_t j = 0; j < k && most > 0; j += RV_NF4_BLOCK) {
-        int64_t n = k - j < RV_NF4_BLOCK ? k - j : RV_NF4_BLOCK;
-        read_row(x, a->src, a->type, row * k + j, n);
-        for (int64_t i = 0; i < n; i++) {
-            q[(j + i) * RV_PANEL + lane] = (int8_t)rintf(x[i] * (127 / most));
+    for (int64_t j = 0; j < a->w->k; j += RV_NF4_BLOCK) {
+        for (int64_t l = 0; l < lanes; l++) {
+            const int64_t n = read_block(a, x, row0 + l, j);
+            const float by = most[l] > 0 ? 127 / most[l] : 0;
+            for (int64_t i = 0; i < n; i++) {
+                q[(j + i) * RV_PANEL + l] = (int8_t)rintf(x[i] * by);
+            }
         }
     }
 }
 
-static void nf4_row(const job *a, char *panel, int64_t lane, int64_t row) {
+static void nf4_panel(const job *a, char *panel, int64_t row0, int64_t lanes) {
     float x[RV_NF4_BLOCK];
-    const int64_t k = a->w->k;
-    for (int64_t j = 0; j < k; j += RV_NF4_BLOCK, panel += RV_NF4_BYTES) {
-        int64_t n = k - j < RV_NF4_BLOCK ? k - j : RV_NF4_BLOCK;
-        uint8_t *q = (uint8_t *)panel + RV_QUANT_SCALES + rv_nf4_lane(lane);
-        read_row(x, a->src, a->type, row * k + j, n);
-        float most = largest(x, n, 0), by = 1 / (most > 1e-38f ? most : 1e-38f);
-        ((float *)(void *)panel)[lane] = most;
-        for (int64_t i = 0; i < n; i++) {
-            uint8_t *byte = q + i / 2 * RV_PANEL;
-            uint8_t keep = i % 2 ? 0x0f : 0xf0;
-            *byte = (uint8_t)((*byte & keep) | nearest(x[i] * by) << i % 2 * 4);
+    uint8_t code[RV_NF4_BLOCK];
+    for (int64_t j = 0; j < a->w->k; j += RV_NF4_BLOCK, panel += RV_NF4_BYTES) {
+        for (int64_t l = 0; l < lanes; l++) {
+            uint8_t *q = (uint8_t *)panel + RV_QUANT_SCALES + rv_nf4_lane(l);
+            const int64_t n = read_block(a, x, row0 + l, j);
+            const float most = largest(x, n, 0);
+            scales_of(panel)[l] = most;
+            nearest(code, x, 1 / (most > 1e-38f ? most : 1e-38f), n);
+            for (int64_t i = 0; i < n; i += 2) {
+                int high = i + 1 < n ? code[i + 1] : RV_NF4_ZERO;
+                q[i / 2 * RV_PANEL] = (uint8_t)(code[i] | high << 4);
+            }
         }
     }
 }
@@ -102,10 +123,10 @@ static void prepare_panels(void *arg, int64_t lo, int64_t hi, int tid) {
     const int64_t size = rv_quant_panel(w);
     for (int64_t p = lo; p < hi; p++) {
         char *panel = (char *)w->fwd.addr + p * size;
+        const int64_t row0 = p * RV_PANEL, left = w->n - row0;
         memset(panel, 0, (size_t)size);
-        for (int64_t lane = 0; lane < RV_PANEL && p * RV_PANEL + lane < w->n; lane++) {
-            (w->store == RV_NF4 ? nf4_row : int8_row)(a, panel, lane, p * RV_PANEL + lane);
-        }
+        (w->store == RV_NF4 ? nf4_panel : int8_panel)(a, panel, row0,
+                                                      left < RV_PANEL ? left : RV_PANEL);
     }
 }
 
