@@ -305,7 +305,6 @@ end
 ---@field rslora? boolean  alpha over the root of the rank
 ---@field bias? boolean    a bias behind B
 ---@field save? string[]   whole modules that learn beside: PEFT's modules_to_save
----@field dropout? number  of the adapters' inputs, in supervised learning
 ---@field seed? integer
 
 ---Puts fresh adapters beside the layers that the options name; M.begin sets their values.
@@ -365,7 +364,7 @@ end
 function M.config(options, r, alpha, base)
   local null = json.null
   return { peft_type = "LORA", task_type = "CAUSAL_LM", base_model_name_or_path = base, revision = null,
-    inference_mode = true, r = r, lora_alpha = alpha, lora_dropout = options.dropout or 0.0,
+    inference_mode = true, r = r, lora_alpha = alpha, lora_dropout = 0.0,
     target_modules = options.targets or targets.default, exclude_modules = or_null(options.exclude),
     bias = "none", fan_in_fan_out = false, init_lora_weights = true, modules_to_save = or_null(options.save),
     layers_to_transform = or_null(options.layers), layers_pattern = null,

@@ -142,6 +142,14 @@ kinds.modules = {
   end,
 }
 
+kinds.no_dropout = {
+  wanted = "0 (with dropout, what is recorded while sampling would not be what is scored)",
+  check = function(x)
+    return x == 0 and x or nil
+  end,
+  read = number,
+}
+
 kinds.integers = {
   wanted = "a list of whole numbers",
   check = function(x)

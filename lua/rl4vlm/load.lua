@@ -50,7 +50,7 @@ end
 local function fresh(lora)
   return { r = lora.r, alpha = lora.alpha, targets = lora.targets, exclude = lora.exclude, layers = lora.layers,
     rank_pattern = lora.rank_pattern, alpha_pattern = lora.alpha_pattern, rslora = lora.rslora, bias = lora.bias,
-    save = lora.save, dropout = lora.dropout }
+    save = lora.save }
 end
 
 -- What vlm.load is asked for. An adapter that is there learns; without one, a fresh one where the recipe

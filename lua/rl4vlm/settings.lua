@@ -39,6 +39,7 @@ M.list = {
   { "lora.rslora", kind = "boolean", default = false },
   { "lora.bias", kind = "boolean", default = false },
   { "lora.save", kind = "list", optional = true },
+  { "lora.dropout", kind = "no_dropout", optional = true },
   -- changes of the checkpoint's image processor; which of them it takes hangs on its family
   { "image.anyres", kind = "boolean", optional = true }, -- LLaVA-NeXT: tiles beside the whole image
   { "image.pad", kind = "boolean", optional = true }, -- LLaVA: to a square, instead of cutting

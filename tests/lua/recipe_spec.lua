@@ -168,6 +168,9 @@ describe("recipe", function()
   end)
 
   local texts = {
+    { "lora.dropout", "0.05", "recipe demo: lora.dropout: wanted 0 (with dropout, what is recorded while sampling "
+      .. "would not be what is scored), got 0.05" },
+    { "lora.layers", "1,x", "recipe demo: lora.layers: wanted a list of whole numbers, got a table" },
     { "algorithm.clp", "1", "recipe demo: unknown field 'algorithm.clp' (did you mean 'algorithm.clip'?)" },
     { "schedule", "1", "recipe demo: unknown field 'schedule'" },
     { "algorithm.clip", "x", 'recipe demo: algorithm.clip: wanted a number above 0, got "x"' },
