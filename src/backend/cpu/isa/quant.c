@@ -8,6 +8,7 @@
 
 #include "isa.h"
 #include "tile.h"
+#include "turn.h"
 
 enum {
     STEPS = 128, // of a widened copy: 16 KiB
@@ -233,42 +234,14 @@ static void widen(float *dst, const rv_weight *w, const char *panel, int64_t s0,
     }
 }
 
-typedef float v4 __attribute__((vector_size(16)));
-
-// dst (32, 32) = src (32, 32) turned around.
-static void turn(float *dst, const float *src) {
-    for (int i = 0; i < RV_PANEL; i += 4) {
-        for (int j = 0; j < RV_PANEL; j += 4) {
-            v4 r[4];
-            for (int n = 0; n < 4; n++) {
-                memcpy(r + n, src + (i + n) * RV_PANEL + j, sizeof *r);
-            }
-            v4 a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
-            v4 b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-            v4 c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
-            v4 d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-            const v4 out[4] = {__builtin_shufflevector(a, c, 0, 1, 4, 5),
-                               __builtin_shufflevector(a, c, 2, 3, 6, 7),
-                               __builtin_shufflevector(b, d, 0, 1, 4, 5),
-                               __builtin_shufflevector(b, d, 2, 3, 6, 7)};
-            for (int n = 0; n < 4; n++) {
-                memcpy(dst + (j + n) * RV_PANEL + i, out + n, sizeof *out);
-            }
-        }
-    }
-}
-
 // Outputs s0.. of inputs 32 p .. 32 p + 31 as (steps, 32): panels of outputs, turned around.
 static void widen_turned(float *dst, const rv_weight *w, int64_t p, int64_t s0, int64_t steps) {
     _Alignas(64) float part[RV_PANEL * RV_PANEL];
     const int64_t size = rv_quant_panel(w), k0 = p * RV_PANEL;
     const int64_t inputs = w->k - k0 < RV_PANEL ? w->k - k0 : RV_PANEL;
-    if (inputs < RV_PANEL) {
-        memset(part, 0, sizeof part);
-    }
     for (int64_t s = s0; s < s0 + steps; s += RV_PANEL, dst += RV_PANEL * RV_PANEL) {
         widen(part, w, (const char *)w->fwd.addr + s / RV_PANEL * size, k0, inputs);
-        turn(dst, part);
+        turn_panel(dst, part, RV_F32, inputs);
     }
 }
 
