@@ -49,8 +49,15 @@ local function check(p, name, im, want)
     table.insert(shape, 1, 1)
   end
   assert.same(want.shape, shape, name)
-  if not name:find "grey16" then
-    assert.equal(want.sha256, hash.sha256(got:data()), name)
+  local bytes = got:data()
+  if name:find "grey16" then
+    return
+  elseif #bytes < 16e6 or name:find "300x300" or name:find "exif6" then
+    assert.equal(want.sha256, hash.sha256(bytes), name)
+  else -- digests of hundreds of megabytes take long: some numbers of each
+    for i, value in ipairs(want.sample) do
+      assert.equal(value, (("<f"):unpack(bytes, (i - 1) * want.sample_step * 4 + 1)), name)
+    end
   end
 end
 
@@ -74,6 +81,17 @@ describe("on real files", function()
       images[name] = image.load(folder .. "/preprocess/images/" .. file, { exif = exif == 1 })
     end
   end
+
+  it("files hold what Pillow reads", function()
+    local opaque, count = { RGB = true, L = true, ["1"] = true, CMYK = true }, 0 -- there alpha is dropped
+    for name, im in pairs(images) do
+      if opaque[index.decoded[name].mode] then
+        assert.equal(index.decoded[name].rgb_sha256, hash.sha256(im:bytes()), name)
+        count = count + 1
+      end
+    end
+    assert.equal(29, count)
+  end)
 
   for family, config in pairs(families) do
     it(family .. " sees what transformers sees", function()
