@@ -90,29 +90,40 @@ static rv_status idefics3_layout(const rv_processor *p, rv_layout *l, rv_err *e)
     return RV_OK;
 }
 
+// Puts the image in place of `im`, in another size; a size that stays costs nothing.
+static rv_status to_size(rv_image *im, extent s, rv_filter filter, rv_err *e) {
+    rv_image out;
+    if (im->w == s.w && im->h == s.h) {
+        return RV_OK;
+    }
+    RV_TRY(rv_image_resize(&out, im, s.w, s.h, filter, e));
+    rv_image_free(im);
+    *im = out;
+    return RV_OK;
+}
+
+// All tiles of the enlarged picture, and the whole of it last.
+static rv_status draw_tiles(const rv_processor *p, rv_image *large, const rv_layout *l,
+                            const rv_sink *sink, rv_err *e) {
+    const rv_idefics3 *k = &p->as.idefics3;
+    if (l->grid_rows) {
+        RV_TRY(to_size(large, (extent){l->best_w, l->best_h}, p->filter, e));
+    }
+    for (int64_t i = 0; i < l->tiles - 1; i++) {
+        rv_sink_tile(sink, i, large, i % l->grid_cols * k->side, i / l->grid_cols * k->side);
+    }
+    RV_TRY(to_size(large, (extent){k->side, k->side}, p->filter, e));
+    rv_sink_tile(sink, l->tiles - 1, large, 0, 0);
+    return RV_OK;
+}
+
 static rv_status idefics3_draw(const rv_processor *p, const rv_image *im, const rv_layout *l,
                                const rv_sink *sink, rv_err *e) {
-    const rv_idefics3 *k = &p->as.idefics3;
-    extent s = enlarged(k, im->w, im->h);
-    rv_image large, cut, whole;
+    extent s = enlarged(&p->as.idefics3, im->w, im->h);
+    rv_image large;
     RV_TRY(rv_image_resize(&large, im, s.w, s.h, p->filter, e));
-    rv_status st = RV_OK;
-    if (l->grid_rows) {
-        st = rv_image_resize(&cut, &large, l->best_w, l->best_h, p->filter, e);
-        rv_image_free(&large);
-        large = cut;
-        for (int64_t i = 0; st == RV_OK && i < l->tiles - 1; i++) {
-            rv_sink_tile(sink, i, &large, i % l->grid_cols * k->side, i / l->grid_cols * k->side);
-        }
-    }
-    if (st == RV_OK) {
-        st = rv_image_resize(&whole, &large, k->side, k->side, p->filter, e);
-        rv_image_free(&large);
-    }
-    if (st == RV_OK) {
-        rv_sink_tile(sink, l->tiles - 1, &whole, 0, 0);
-        rv_image_free(&whole);
-    }
+    rv_status st = draw_tiles(p, &large, l, sink, e);
+    rv_image_free(&large);
     return st;
 }
 
