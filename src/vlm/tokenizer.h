@@ -1,5 +1,5 @@
-// tokenizer.h - text to token ids and back, from a Hugging Face tokenizer.json (or the files that were
-// there before it).
+// tokenizer.h - text to token ids and back, from a Hugging Face tokenizer.json or the files that
+// were there before it.
 //
 // Encoding: cut out added tokens; normalize what is between; cut out added tokens that are looked
 // for in normal form; split into pieces; byte-pair encode each; put the template's tokens around.

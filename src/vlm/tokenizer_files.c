@@ -190,7 +190,7 @@ static rv_status set_class(json_t *root, const folder *f, rv_err *e) {
 // The lines of merges.txt, without a version's.
 static json_t *merge_lines(const rv_map *m) {
     json_t *list = json_array();
-    const char *p = (const char *)m->data, *end = p + m->size;
+    const char *p = (const char *)m->data, *end = m->size ? p + m->size : p;
     while (list && p < end) {
         const char *stop = memchr(p, '\n', (size_t)(end - p));
         stop = stop ? stop : end;

@@ -401,7 +401,7 @@ rv_status rv_spm_read(json_t **root, const void *bytes, size_t n, const rv_spm_o
     *root = NULL;
     const uint8_t *p = bytes;
     model m = {.model_type = 1, .bos = 1, .eos = 2, .prefix = true, .squeeze = true};
-    rv_status s = read_model(&m, (wire){p, p + n}, e);
+    rv_status s = read_model(&m, (wire){p, n ? p + n : p}, e);
     s = s == RV_OK ? check_model(&m, e) : s;
     json_t *made = s == RV_OK ? json_object() : NULL;
     if (made) {
