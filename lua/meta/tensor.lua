@@ -11,6 +11,7 @@
 ---How this file is made, as all of lua/meta: it is valid Lua that returns a table with the module's
 ---functions, bodies empty, a comment above each; a type of userdata is a local table below its
 ---`---@class`, and M.__types names it. tests/lua/tensor_meta_spec.lua holds it against the module.
+---One file for one class, longer than others: it is a reference page, without a line that runs.
 
 ---@class rl4vlm.Tensor
 ---@operator add(rl4vlm.Tensor|number): rl4vlm.Tensor

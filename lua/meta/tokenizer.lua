@@ -8,7 +8,8 @@ local Tokenizer = {}
 ---@class rl4vlm.TokenStream
 local Stream = {}
 
----Reads tokenizer.json in a folder. A part that we do not know is an error only where text is encoded
+---Reads tokenizer.json in a folder; where there is none, tokenizer.model, else vocab.json with merges.txt,
+---and the small files beside them. A part that we do not know is an error only where text is encoded
 ---or decoded.
 ---@param dir string
 ---@return rl4vlm.Tokenizer
