@@ -138,9 +138,44 @@ kinds.modules = {
     return type(x) == "string" and x or kinds.list.check(x)
   end,
   read = function(text)
-    return text:match("^[%w_.]+,[%w_.,]*$") and kinds.list.read(text) or text
+    return text:match("^[%w_.,]+$") and kinds.list.read(text) or text
   end,
 }
+
+-- Numbers by module, as in rank_pattern; as text NAME=NUMBER,NAME=NUMBER.
+local function by_module(wanted, accept)
+  return {
+    wanted = wanted .. " by modules' names",
+    check = function(x)
+      if type(x) ~= "table" then
+        return nil
+      end
+      for key, value in pairs(x) do
+        if type(key) ~= "string" or not accept(value) then
+          return nil
+        end
+      end
+      return x
+    end,
+    read = function(text)
+      local numbers_of = {}
+      for pair in text:gmatch("[^,]+") do
+        local key, value = pair:match("^%s*(.-)%s*=%s*(.-)%s*$")
+        if not key then
+          return nil
+        end
+        numbers_of[key] = tonumber(value) or value
+      end
+      return numbers_of
+    end,
+  }
+end
+kinds.ranks = by_module("whole numbers of 1 or more", function(x)
+  return math.type(x) == "integer" and x >= 1
+end)
+kinds.alphas = by_module("numbers above 0", function(x)
+  return finite(x) and x > 0
+end)
 
 kinds.no_dropout = {
   wanted = "0 (with dropout, what is recorded while sampling would not be what is scored)",

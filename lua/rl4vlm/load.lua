@@ -102,12 +102,13 @@ end
 ---Loads a model for a run: to train, with the parts that learn, or only to play.
 ---@param settings rl4vlm.Settings
 ---@param name string a name, a folder, RUN, RUN/best or RUN/checkpoints/N
----@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil }
+---@param o { train: boolean, slots: integer|nil, value_head: boolean|nil, resumed: boolean|nil,
+---  supervised: boolean|nil } supervised: there is no penalty, and nothing to hold it against
 ---@return table model
 function M.model(settings, name, o)
   local opened = open(settings, name, o)
   local reference
-  if o.train then
+  if o.train and not o.supervised then
     reference = select(2, reference_of(settings, not o.resumed and opened or nil))
   end
   return require("rl4vlm.vlm").load(name, options_of(settings, opened, o, reference))

@@ -1,6 +1,7 @@
 -- LoRA adapters: which layers, files in PEFT's layout, several side by side, merging.
 local adapter_targets = require "rl4vlm.adapter_targets"
 local fs = require "rl4vlm.fs"
+local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local llava = require "models.llava"
 local merge = require "rl4vlm.merge"
@@ -270,6 +271,12 @@ describe("an adapter", function()
     for _, name in ipairs(base:names()) do
       assert.equal(base:get(name):dtype(), half:get(name):dtype())
     end
+  end)
+
+  it("is planned for by the tools", function()
+    local pipe = assert(io.popen(("%s -m inspect %s --adapter %s/adapter --json"):format(host.exe, golden, golden)))
+    assert.is_true(json.decode(pipe:read("a")).bytes.lora.gradients > 0)
+    assert.is_true(pipe:close())
   end)
 
   it("does not begin on top of another", function()

@@ -1,5 +1,9 @@
 -- Quantised bases: cardling learns by LoRA on them, samples score as they were drawn, and what a frozen
 -- base cannot do is refused.
+local fs = require "rl4vlm.fs"
+local image = require "rl4vlm.image"
+local json = require "rl4vlm.json"
+local safetensors = require "rl4vlm.safetensors"
 local vlm = require "rl4vlm.vlm"
 
 local prompt = "Read the cards, then answer."
@@ -53,6 +57,38 @@ describe("a quantised base", function()
       assert.same(drawn, model:score(samples, { temperature = 0.7 }).logprobs:tolist())
     end)
   end
+
+  it("carries every family: adapters on all layers learn, drawn is scored", function()
+    for _, name in ipairs { "llava", "next", "qwen2", "qwen2.5", "smolvlm" } do
+      local root = "tests/golden/families/"
+      local golden = safetensors.open(root .. name .. "/golden.safetensors")
+      local prompts, images = json.decode(fs.read_file(root .. name .. "/golden.json")).prompts, {}
+      for i, file in ipairs(prompts[2].images) do
+        images[i] = image.load(root .. "images/" .. file .. ".png")
+      end
+      local ids, answer = golden:get("p1.ids"):list(), golden:get("p1.answer"):list()
+      local model <close> = vlm.load(root .. name, { threads = 2, base = "nf4", max_tokens = 400, slots = 1,
+        lora = { r = 3, targets = "all-linear", bias = true } })
+      local optimizer, losses = model:optimizer(), {}
+      for i = 1, 3 do
+        local loss = -model:score({ { ids = ids, answer = answer, images = images } }, { grad = true }).logprobs:mean()
+        losses[i] = loss:item()
+        loss:backward()
+        optimizer:step { lr = 5e-3 }
+        model:zero_grad()
+      end
+      assert.is_true(losses[3] < losses[2] and losses[2] < losses[1], name)
+      local generator <close> = model:generator {}
+      generator:submit { key = 1, ids = ids, images = images, max_new_tokens = 6, temperature = 1, seed = 1, episode = 1,
+        step = 0, eos = {} }
+      local reply
+      repeat
+        reply = generator:step()[1]
+      until reply
+      assert.same(reply.logprobs, model:score({ { ids = ids, answer = reply.answer, images = images } }).logprobs:tolist(),
+        name)
+    end
+  end)
 
   it("is counted in the plan", function()
     local bytes = {}

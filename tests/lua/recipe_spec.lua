@@ -170,6 +170,10 @@ describe("recipe", function()
   local texts = {
     { "lora.dropout", "0.05", "recipe demo: lora.dropout: wanted 0 (with dropout, what is recorded while sampling "
       .. "would not be what is scored), got 0.05" },
+    { "lora.rank_pattern", "q_proj=0", "recipe demo: lora.rank_pattern: wanted whole numbers of 1 or more by modules' "
+      .. "names, got a table" },
+    { "lora.alpha_pattern", "q_proj", 'recipe demo: lora.alpha_pattern: wanted numbers above 0 by modules\' names, got '
+      .. '"q_proj"' },
     { "lora.layers", "1,x", "recipe demo: lora.layers: wanted a list of whole numbers, got a table" },
     { "algorithm.clp", "1", "recipe demo: unknown field 'algorithm.clp' (did you mean 'algorithm.clip'?)" },
     { "schedule", "1", "recipe demo: unknown field 'schedule'" },

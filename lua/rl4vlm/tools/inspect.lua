@@ -60,12 +60,14 @@ local function adapter_elements(model)
   return opened and n or nil
 end
 
--- Bytes for three uses, as they would be measured: running it, LoRA of rank 128 on the decoder, learning everything.
+-- Bytes for three uses, as they would be measured: running it, learning its adapter (or LoRA of rank
+-- 128 on the decoder), learning everything.
 local function plans(model, o)
   pcall(function() return model.tokenizer end) -- the program holds it when it runs
   local uses = {
     inference = {},
-    lora = { lora = { r = 128 }, value_head = true },
+    lora = model.opened_adapter and { train_adapter = true, value_head = true }
+      or { lora = { r = 128 }, value_head = true },
     full = { train = parts, value_head = true },
   }
   local result = {}

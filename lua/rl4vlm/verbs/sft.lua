@@ -116,7 +116,7 @@ function M.run(call)
   end
   local checkpoint = n and ("%s/checkpoints/%d"):format(folder.dir, n)
   local model = load.model(settings, checkpoint or settings.model,
-    { train = true, resumed = n ~= nil, slots = 16, batch = settings.sft.batch })
+    { train = true, supervised = true, resumed = n ~= nil, slots = 16, batch = settings.sft.batch })
   local source = source_of(settings)
   folder = train_verb.begin(call, "sft", settings, folder)
   call.folder = folder.dir
