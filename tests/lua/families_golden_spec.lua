@@ -95,8 +95,8 @@ local function sum(list)
 end
 
 -- All replies of some requests.
-local function generate(model, requests)
-  local replies, generator, waiting = {}, model:generator(), 1
+local function generate(model, requests, options)
+  local replies, generator, waiting = {}, model:generator(options), 1
   while waiting <= #requests or generator:busy() do
     while waiting <= #requests and generator:free() > 0 do
       generator:submit(requests[waiting])
@@ -186,6 +186,32 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
         assert.same(replies[i].logprobs, alone.logprobs)
       end
       assert.same(drawn, model:score(samples).logprobs:tolist())
+    end)
+
+    it("shares beginnings, cut inside images too, without changing a bit", function()
+      local requests = {}
+      for i, p in ipairs(prompts) do
+        for cut = 1, 2 do -- the same prompt, and one that differs in its last quarter
+          local ids = { table.unpack(p.ids) }
+          for k = cut == 1 and #ids + 1 or #ids * 3 // 4, #ids do
+            ids[k] = ids[k] ~= model.image_token and ids[k] == p.ids[1] and p.ids[2] or ids[k]
+          end
+          requests[#requests + 1] = { key = #requests + 1, ids = ids, images = p.images, max_new_tokens = 4, seed = i,
+            eos = {} }
+        end
+        requests[#requests + 1] = { key = #requests + 1, ids = p.ids, images = p.images, max_new_tokens = 3, seed = 9,
+          eos = {} }
+      end
+      local shared = generate(model, requests, { chunk = 7 })
+      local apart = generate(model, requests, { share = false })
+      local cached = 0
+      for i, reply in ipairs(shared) do
+        assert.same(apart[i].answer, reply.answer)
+        assert.same(apart[i].logprobs, reply.logprobs)
+        assert.equal(0, apart[i].cached)
+        cached = cached + reply.cached
+      end
+      assert.is_true(cached > 0)
     end)
 
     it("samples and scores alike in 16 bits", function()
