@@ -40,18 +40,18 @@ function M.rows(arch, options, batch_rows)
   trial.base = nil -- activations are the same
   trial.train = { language = true, vision = options.train.vision }
   local most = math.max(least, math.min(MOST_ROWS, batch_rows or MOST_ROWS))
-  local function fits(rows)
+  local function bytes(rows)
     trial.max_rows = rows
-    return core.plan(arch, trial).activations <= KEPT
+    return core.plan(arch, trial).activations
   end
-  if fits(most) then
+  if bytes(most) <= KEPT then
     return most
   end
-  local rows = least
-  while 2 * rows < most and fits(2 * rows) do
-    rows = 2 * rows
+  while most - least > 16 do -- bytes(least) fits or must do, bytes(most) does not
+    local rows = (least + most) // 2
+    least, most = bytes(rows) <= KEPT and rows or least, bytes(rows) <= KEPT and most or rows
   end
-  return rows
+  return least
 end
 
 ---Rows that one step of generation computes at the most.

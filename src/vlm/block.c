@@ -109,8 +109,8 @@ static rv_dev picked_o(rv_vlm *m, const rv_tower *t, int i, const rv_pass *p, co
     return t->pick;
 }
 
-// Everything of a block but the last product: fills `s`, and the inner activation in t->inner.
-static void inner(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+// From the attention's output to t->norm, what the MLP sees; fills s->mid.
+static void mend(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
     const rv_block *b = &t->blocks[i];
     int64_t rows = rows_out(t, i, p);
     rv_dev x = input(t, i, p->keep);
@@ -120,13 +120,55 @@ static void inner(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_save
     }
     project(m, b, s, RV_O, s->mid, picked_o(m, t, i, p, s), rows, x);
     rv_norm_forward(m, &b->norm2, t->norm, s->mid, rows, t->width, t->eps);
+}
+
+// A slice of the MLP's rows: what is kept of them, and how many they are. The wide arrays that no
+// backward pass reads hold one slice.
+typedef struct {
+    rv_saved s;
+    int64_t row0, n;
+} slice;
+
+static rv_dev rows_at(rv_dev d, int64_t row, int64_t width) {
+    return rv_dev_none(d) ? d : rv_dev_at(d, row * width * (int64_t)sizeof(float));
+}
+
+static slice slice_of(const rv_tower *t, const rv_saved *s, bool keep, int64_t row0, int64_t rows) {
+    slice c = {*s, row0, rows - row0 < RV_MLP_ROWS ? rows - row0 : RV_MLP_ROWS};
+    c.s.mid = rows_at(s->mid, row0, t->width);
+    c.s.gate = rows_at(s->gate, keep ? row0 : 0, t->mlp);
+    c.s.up = rows_at(s->up, keep ? row0 : 0, t->mlp);
+    for (int k = RV_GATE; k <= RV_DOWN; k++) {
+        c.s.lora_h[k] = rows_at(s->lora_h[k], row0, t->rank[k]);
+    }
+    return c;
+}
+
+// The inner activation of a slice in t->inner; fills gate and up.
+static void inner(rv_vlm *m, rv_tower *t, const rv_block *b, const slice *c, bool keep) {
+    rv_dev x = rows_at(t->norm, c->row0, t->width);
     if (t->gated) {
-        project(m, b, s, RV_GATE, s->gate, t->norm, rows, none);
-        project(m, b, s, RV_UP, s->up, t->norm, rows, none);
-        m->be->swiglu(m->ctx, t->inner, s->gate, s->up, rows * t->mlp);
+        project(m, b, &c->s, RV_GATE, c->s.gate, x, c->n, none);
+        project(m, b, &c->s, RV_UP, c->s.up, x, c->n, none);
+        m->be->swiglu(m->ctx, t->inner, c->s.gate, c->s.up, c->n * t->mlp);
     } else {
-        rv_layer_forward(m, &b->linear[RV_UP], t->inner, t->norm, rows, t->act,
-                         p->keep ? s->up : none, none, s->lora_h[RV_UP]);
+        rv_layer_forward(m, &b->linear[RV_UP], t->inner, x, c->n, t->act, keep ? c->s.up : none,
+                         none, c->s.lora_h[RV_UP]);
+    }
+}
+
+// Through the MLP to `y`; none: only what the backward pass needs.
+static void mlp_forward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s,
+                        rv_dev y) {
+    const rv_block *b = &t->blocks[i];
+    for (int64_t r = 0, rows = rows_out(t, i, p); r < rows; r += RV_MLP_ROWS) {
+        slice c = slice_of(t, s, p->keep, r, rows);
+        inner(m, t, b, &c, p->keep);
+        if (rv_dev_none(y)) {
+            rv_layer_remember(m, &b->linear[RV_DOWN], t->inner, c.n, c.s.lora_h[RV_DOWN]);
+        } else {
+            project(m, b, &c.s, RV_DOWN, rows_at(y, r, t->width), t->inner, c.n, c.s.mid);
+        }
     }
 }
 
@@ -137,10 +179,9 @@ static void block_forward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p) {
     } else {
         attend(m, t, i, p, s);
     }
-    int64_t rows = rows_out(t, i, p);
-    if (rows > 0) {
-        inner(m, t, i, p, s);
-        project(m, &t->blocks[i], s, RV_DOWN, output(t, i, p->keep), t->inner, rows, s->mid);
+    if (rows_out(t, i, p) > 0) {
+        mend(m, t, i, p, s);
+        mlp_forward(m, t, i, p, s, output(t, i, p->keep));
     }
 }
 
@@ -159,26 +200,33 @@ static void back(rv_vlm *m, const rv_tower *t, const rv_block *b, const rv_saved
     rv_layer_backward(m, &b->linear[which], dx, add, dy, x, rows, s->lora_h[which], t->lora_g);
 }
 
-// Through the MLP: t->dx, the gradient of the output, becomes that of `mid`.
-static void mlp_backward(rv_vlm *m, rv_tower *t, const rv_block *b, const rv_saved *s,
-                         int64_t rows) {
+// Through a slice of the MLP: `dx`, the gradient of the output, becomes that of `mid`.
+static void slice_backward(rv_vlm *m, rv_tower *t, const rv_block *b, const slice *c, rv_dev dx) {
+    const rv_saved *s = &c->s;
     if (t->gated) {
-        m->be->swiglu(m->ctx, t->inner, s->gate, s->up, rows * t->mlp);
+        m->be->swiglu(m->ctx, t->inner, s->gate, s->up, c->n * t->mlp);
     } else {
-        m->be->act(m->ctx, t->inner, s->up, rows * t->mlp, t->act);
+        m->be->act(m->ctx, t->inner, s->up, c->n * t->mlp, t->act);
     }
-    back(m, t, b, s, RV_DOWN, t->dinner, false, t->dx, t->inner, rows);
-    rv_norm_forward(m, &b->norm2, t->norm, s->mid, rows, t->width, t->eps);
+    back(m, t, b, s, RV_DOWN, t->dinner, false, dx, t->inner, c->n);
+    rv_norm_forward(m, &b->norm2, t->norm, s->mid, c->n, t->width, t->eps);
     if (t->gated) {
         rv_dev dup = t->inner; // its content has been used
-        m->be->swiglu_backward(m->ctx, t->dgate, dup, t->dinner, s->gate, s->up, rows * t->mlp);
-        back(m, t, b, s, RV_GATE, t->dn, false, t->dgate, t->norm, rows);
-        back(m, t, b, s, RV_UP, t->dn, true, dup, t->norm, rows);
+        m->be->swiglu_backward(m->ctx, t->dgate, dup, t->dinner, s->gate, s->up, c->n * t->mlp);
+        back(m, t, b, s, RV_GATE, t->dn, false, t->dgate, t->norm, c->n);
+        back(m, t, b, s, RV_UP, t->dn, true, dup, t->norm, c->n);
     } else {
-        m->be->act_backward(m->ctx, t->dinner, t->dinner, s->up, rows * t->mlp, t->act);
-        back(m, t, b, s, RV_UP, t->dn, false, t->dinner, t->norm, rows);
+        m->be->act_backward(m->ctx, t->dinner, t->dinner, s->up, c->n * t->mlp, t->act);
+        back(m, t, b, s, RV_UP, t->dn, false, t->dinner, t->norm, c->n);
     }
-    rv_norm_backward(m, &b->norm2, t->dx, t->dn, s->mid, rows, t->width, t->eps, true);
+    rv_norm_backward(m, &b->norm2, dx, t->dn, s->mid, c->n, t->width, t->eps, true);
+}
+
+static void mlp_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
+    for (int64_t r = 0, rows = rows_out(t, i, p); r < rows; r += RV_MLP_ROWS) {
+        slice c = slice_of(t, s, true, r, rows);
+        slice_backward(m, t, &t->blocks[i], &c, rows_at(t->dx, r, t->width));
+    }
 }
 
 static void swap(rv_dev *a, rv_dev *b) {
@@ -243,9 +291,10 @@ rv_status rv_tower_backward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e)
         const rv_saved *s = saved(t, i, true);
         if (t->n_saved < t->n_blocks && i < t->n_blocks - 1) {
             attend(m, t, i, p, s);
-            inner(m, t, i, p, s);
+            mend(m, t, i, p, s);
+            mlp_forward(m, t, i, p, s, none);
         }
-        mlp_backward(m, t, &t->blocks[i], s, rows_out(t, i, p));
+        mlp_backward(m, t, i, p, s);
         attention_backward(m, t, i, p, s);
     }
     return RV_OK;

@@ -46,6 +46,14 @@ void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t 
     m->be->linear(m->ctx, y, x, rows, &d);
 }
 
+void rv_layer_remember(rv_vlm *m, const rv_layer *l, rv_dev x, int64_t rows, rv_dev lora_h) {
+    const rv_adapter *a = adapter_of(m, l);
+    if (a) {
+        const rv_linear d = {.w = &m->params[a->a].w};
+        m->be->linear(m->ctx, lora_h, x, rows, &d);
+    }
+}
+
 // lora_g = scale dy B, where no dx asks for it.
 static void find_lora_g(rv_vlm *m, const rv_adapter *a, rv_dev dy, int64_t rows, rv_dev lora_g) {
     const rv_weight *b = &m->params[a->b].w;

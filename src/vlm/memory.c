@@ -88,20 +88,23 @@ static void lay_heads(const rv_tower *t, rv_arena *a, rv_dev *q, rv_dev *k, rv_d
     *v = t->fused ? rv_dev_at(*k, kv) : rv_arena_take(a, t->rows * t->kv_stride);
 }
 
+static int64_t slice_rows(const rv_tower *t) { return least(t->rows, RV_MLP_ROWS); }
+
 static void lay_saved(rv_vlm *m, rv_tower *t, rv_arena *a, rv_saved *s, bool learns) {
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim;
     lay_heads(t, a, &s->q, &s->k, &s->v);
     s->o = rv_arena_take(a, t->rows * q);
     s->mid = rv_arena_take(a, t->rows * t->width);
     s->lse = rv_arena_take(a, learns ? t->rows * t->attn.n_head : 0);
-    s->gate = rv_arena_take(a, t->gated ? t->rows * t->mlp : 0);
-    s->up = rv_arena_take(a, t->gated || learns ? t->rows * t->mlp : 0);
+    int64_t wide = learns ? t->rows : slice_rows(t);
+    s->gate = rv_arena_take(a, t->gated ? wide * t->mlp : 0);
+    s->up = rv_arena_take(a, t->gated || learns ? wide * t->mlp : 0);
     for (int k = 0; k < RV_NLINEAR; k++) {
-        int64_t r = 0;
+        t->rank[k] = 0;
         for (int i = 0; i < t->n_blocks; i++) {
-            r = most(r, rank_of(m, &t->blocks[i].linear[k]));
+            t->rank[k] = most(t->rank[k], rank_of(m, &t->blocks[i].linear[k]));
         }
-        s->lora_h[k] = rv_arena_take(a, t->rows * r);
+        s->lora_h[k] = rv_arena_take(a, t->rows * t->rank[k]);
     }
 }
 
@@ -137,7 +140,8 @@ static int64_t patches_room(const rv_vlm *m) {
 static void lay_shared(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
     int64_t q = (int64_t)t->attn.n_head * t->attn.head_dim, r = 0;
     t->norm = rv_arena_take(a, t->rows * t->width);
-    t->inner = rv_arena_take(a, most(t->rows * t->mlp, t == &m->vision ? patches_room(m) : 0));
+    t->inner =
+        rv_arena_take(a, most(slice_rows(t) * t->mlp, t == &m->vision ? patches_room(m) : 0));
     if (t == &m->text) {
         t->pick = rv_arena_take(a, t->rows * most(t->width, q));
         t->angle = rv_arena_take(a, t->rows * t->attn.head_dim);
@@ -145,16 +149,14 @@ static void lay_shared(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
     if (!learns) {
         return;
     }
-    for (int i = 0; i < t->n_blocks; i++) {
-        for (int k = 0; k < RV_NLINEAR; k++) {
-            r = most(r, rank_of(m, &t->blocks[i].linear[k]));
-        }
+    for (int k = 0; k < RV_NLINEAR; k++) {
+        r = most(r, t->rank[k]);
     }
     t->dn = rv_arena_take(a, t->rows * t->width);
     lay_heads(t, a, &t->dq, &t->dk, &t->dv);
     t->d_o = rv_arena_take(a, t->rows * q);
-    t->dinner = rv_arena_take(a, t->rows * t->mlp);
-    t->dgate = rv_arena_take(a, t->gated ? t->rows * t->mlp : 0);
+    t->dinner = rv_arena_take(a, slice_rows(t) * t->mlp);
+    t->dgate = rv_arena_take(a, t->gated ? slice_rows(t) * t->mlp : 0);
     t->lora_g = rv_arena_take(a, t->rows * r);
 }
 

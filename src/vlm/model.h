@@ -45,6 +45,9 @@ typedef struct {
 
 enum { RV_Q, RV_K, RV_V, RV_O, RV_GATE, RV_UP, RV_DOWN, RV_NLINEAR };
 
+// Rows of an MLP at a time; even, as dW of bf16 takes rows two by two.
+enum { RV_MLP_ROWS = 512 };
+
 typedef struct {
     int stage;
     rv_norm norm1, norm2;
@@ -69,16 +72,17 @@ typedef struct {
     bool windows;           // blocks attend in windows but for those of `full`, bit by bit
     uint64_t full;
     int n_blocks, n_x, n_saved;
+    int64_t rank[RV_NLINEAR]; // the largest of the adapters beside a layer
     rv_block *blocks;
     rv_dev *x; // n_x inputs of blocks (rows, C): all blocks' where they are kept, else two
     rv_saved *saved;
     // shared by all blocks
-    rv_dev norm, inner;           // (R, C), (R, F)
+    rv_dev norm, inner;           // (R, C), (slice, F)
     rv_dev pick, angle;           // picked rows: (R, max(C, H D)), (R, D)
     rv_dev out;                   // (R, C): the last block's output
     rv_dev dx, dx2, dn;           // (R, C)
     rv_dev dq, dk, dv, d_o;       // (R, H D), (R, G D) twice, (R, H D)
-    rv_dev dinner, dgate, lora_g; // (R, F) twice, (R, r)
+    rv_dev dinner, dgate, lora_g; // (slice, F) twice, (R, r)
 } rv_tower;
 
 // One run of a tower over packed rows.
@@ -237,6 +241,8 @@ int64_t rv_lora_bias(const rv_param *w);
 // ---- layer.c ----
 void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t rows, rv_act act,
                       rv_dev pre, rv_dev residual, rv_dev lora_h);
+/// Fills lora_h alone, as the forward pass does.
+void rv_layer_remember(rv_vlm *m, const rv_layer *l, rv_dev x, int64_t rows, rv_dev lora_h);
 /// Adds to the trained parameters' gradients and writes (or adds to) dx unless it is none.
 void rv_layer_backward(rv_vlm *m, const rv_layer *l, rv_dev dx, bool add, rv_dev dy, rv_dev x,
                        int64_t rows, rv_dev lora_h, rv_dev lora_g);

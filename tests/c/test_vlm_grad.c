@@ -146,6 +146,49 @@ static void cut_recomputed_and_frozen_agree(void **state) {
     free(b);
 }
 
+// More rows than the MLP takes at a time: its slices and pieces of whole sequences give the same.
+static void slices_and_pieces_agree(void **state) {
+    (void)state;
+    enum { SEQS = 5, LONG = 221, ASKED = 9 };
+    static int32_t ids[SEQS * LONG], cu[SEQS + 1], rows[SEQS * ASKED], asked[SEQS * ASKED];
+    rv_rng r = rv_rng_make(3, RV_STREAM_USER, 0, 0);
+    for (int i = 0; i < SEQS * LONG; i++) {
+        ids[i] = (int32_t)rv_rng_below(&r, TINY_IMAGE);
+        cu[i / LONG + 1] = (i / LONG + 1) * LONG;
+    }
+    for (int i = 0; i < SEQS * ASKED; i++) {
+        rows[i] = i / ASKED * LONG + 100 + i % ASKED * 13;
+        asked[i] = ids[rows[i] + 1];
+    }
+    const rv_batch b = {.ids = ids,
+                        .cu = cu,
+                        .n = SEQS,
+                        .ask_row = rows,
+                        .ask_id = asked,
+                        .n_ask = SEQS * ASKED,
+                        .temperature = 1};
+    rv_arch archs[] = {tiny_arch(), tiny_other_arch()};
+    archs[1].text.tied = false; // its gradient would alternate between head and rows
+    tiny_scores *g = tiny_upstream(2);
+    for (int k = 0; k < 4; k++) {
+        rv_vlm_options o = tiny_options();
+        o.max_rows = SEQS * LONG;
+        o.recompute = k & 2;
+        tiny whole = tiny_new(&archs[k & 1], &o, 1, add_adapters);
+        o.max_rows = LONG;
+        tiny pieces = tiny_new(&archs[k & 1], &o, 2, add_adapters);
+        backward(&whole, &b, g, 1);
+        backward(&pieces, &b, g, 1);
+        float **want = gradients(&whole), **got = gradients(&pieces);
+        same_gradients(&whole, want, &pieces, got);
+        free_gradients(&whole, want);
+        free_gradients(&pieces, got);
+        tiny_free(&whole);
+        tiny_free(&pieces);
+    }
+    free(g);
+}
+
 static void a_second_backward_adds(void **state) {
     (void)state;
     rv_arch a = tiny_arch();
@@ -290,6 +333,7 @@ int main(void) {
         cmocka_unit_test(single_parameters_learn),
         cmocka_unit_test(adapters_of_a_quantised_base_match_differences),
         cmocka_unit_test(cut_recomputed_and_frozen_agree),
+        cmocka_unit_test(slices_and_pieces_agree),
         cmocka_unit_test(a_second_backward_adds),
         cmocka_unit_test(quantised_base_is_the_model_of_its_values),
         cmocka_unit_test(a_quantised_base_does_not_learn),
