@@ -78,6 +78,7 @@ function Core:adamw(options) end
 ---@field w integer
 ---@field order? rl4vlm.Slice    I32 (rows): the feature row that each image token takes, -1: the newline row
 ---@field rows integer           image tokens
+---@field key? string            16 bytes that name this view in all calls: its features may be remembered
 
 ---@class rl4vlm.core.Sample
 ---@field ids integer[]            prompt, image tokens in place; 0-based ids

@@ -103,8 +103,8 @@ function Views:make(image)
   local packed = order and string.pack("<" .. ("i4"):rep(#order), table.unpack(order))
   view.order = order and slice.new { dtype = "I32", shape = { #order }, data = packed }
   local bytes = #view.patches
-  return { patches = view.patches, tiles = view.tiles, h = view.h, w = view.w, order = view.order, rows = view.rows },
-    bytes
+  return { patches = view.patches, tiles = view.tiles, h = view.h, w = view.w, order = view.order, rows = view.rows,
+    key = image:hash() }, bytes
 end
 
 ---What the model sees of an image; kept by the image's hash.

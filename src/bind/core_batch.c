@@ -149,6 +149,20 @@ static const void *array_of(lua_State *L, int view, int anchors, const char *key
     return s->data;
 }
 
+static void read_key(lua_State *L, rv_view *v) {
+    size_t n = 0;
+    bool given = lua_getfield(L, 1, "key") != LUA_TNIL;
+    const char *key = lua_tolstring(L, -1, &n);
+    if (given && n != sizeof v->key) {
+        luaL_error(L, "key: wanted %d bytes, came %s", (int)sizeof v->key,
+                   key ? lua_pushfstring(L, "%I", (lua_Integer)n) : luaL_typename(L, -1));
+    }
+    if (given) {
+        memcpy(v->key, key, sizeof v->key);
+    }
+    lua_pop(L, 1);
+}
+
 static int read_view(lua_State *L) {
     const rv_arch *a = lua_touserdata(L, 3);
     rv_view *v = lua_touserdata(L, 4);
@@ -161,6 +175,7 @@ static int read_view(lua_State *L) {
                    .rows = count_of(L, 1, "rows")};
     v->patches =
         array_of(L, 1, 2, "patches", RV_F32, v->tiles * (int64_t)v->h * v->w, rv_patch_numbers(a));
+    read_key(L, v);
     if (lua_getfield(L, 1, "order") != LUA_TNIL) {
         v->order = array_of(L, 1, 2, "order", RV_I32, v->rows, 0);
     }

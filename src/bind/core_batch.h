@@ -10,8 +10,8 @@ typedef struct {
     float temperature;
 } rv_core_ask;
 
-/// Reads the view {patches =, tiles =, h =, w =, order =, rows =} at `arg`; its arrays are kept
-/// alive by the list at `anchors`. Raises on anything else, as "WHEREimages[I]: ...".
+/// Reads the view {patches =, tiles =, h =, w =, order =, rows =, key =} at `arg`; its arrays are
+/// kept alive by the list at `anchors`. Raises on anything else, as "WHEREimages[I]: ...".
 void rv_core_view(lua_State *L, int arg, int anchors, const rv_arch *a, rv_view *v,
                   const char *where, int64_t i);
 

@@ -1,4 +1,4 @@
-// cached.c - generation's steps: image features, new tokens on the key/value cache, values.
+// cached.c - generation's steps: new tokens on the key/value cache, values.
 //
 // New tokens of all sequences are packed and run in pieces of at most max_rows rows. How they are
 // cut does not matter to a bit of the result.
@@ -6,28 +6,6 @@
 #include "model.h"
 
 static const int64_t real = sizeof(float);
-
-rv_status rv_vlm_encode(rv_vlm *m, rv_dev out, const rv_view *views, int64_t n, rv_err *e) {
-    int64_t row = m->arch.text.width * real;
-    if (!m->arch.vision.width && n) {
-        return RV_FAIL(e, RV_EARG, "images came, but the model has no vision tower");
-    }
-    for (int64_t i = 0; i < n; i++) {
-        RV_TRY(rv_view_check(&m->arch, &views[i], e));
-    }
-    RV_TRY(rv_vlm_ready(m, e));
-    m->resident = -1;
-    for (int64_t i = 0, k; i < n; i += k) {
-        int64_t rows = 0;
-        for (k = 0; i + k < n && rows + views[i + k].rows <= m->image_rows; k++) {
-            rows += views[i + k].rows;
-        }
-        RV_TRY(rv_features_forward(m, views + i, k, false, e));
-        m->be->copy(m->ctx, out, m->features, (size_t)(rows * row));
-        out = rv_dev_at(out, rows * row);
-    }
-    return RV_OK;
-}
 
 static rv_status check_extend(const rv_vlm *m, rv_dev features, const rv_extend *x, int64_t s,
                               rv_err *e) {

@@ -5,7 +5,7 @@
 
 #include "mem.h"
 
-enum { MOST = 256 }; // images at a time
+enum { MOST = 4096 }; // images at a time
 
 rv_status rv_features_new(rv_features *f, int64_t rows, rv_err *e) {
     *f = (rv_features){.cap = MOST, .rows = rows};

@@ -46,6 +46,7 @@ rv_status rv_vlm_lora_add(rv_vlm *m, int adapter, int64_t i, const rv_lora_spec 
     RV_TRY(check(m, adapter, i, o->r, e));
     rv_param *w = &m->params[i];
     rv_adapter *l = &w->lora[adapter];
+    m->adapted_below = m->adapted_below || w->stage < m->stage_embed;
     char role[64];
     role_of(role, w, "lora_a", adapter);
     l->a = add_matrix(m, w, role, o->r, w->w.k, o->train);
@@ -61,6 +62,9 @@ rv_status rv_vlm_lora_add(rv_vlm *m, int adapter, int64_t i, const rv_lora_spec 
 }
 
 void rv_vlm_lora_use(rv_vlm *m, int adapter) {
+    if (adapter != m->lora && m->adapted_below) {
+        rv_features_forget(m);
+    }
     m->lora = adapter;
     m->resident = -1;
 }

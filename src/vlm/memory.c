@@ -231,6 +231,7 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
             m->vision_angles = rv_arena_take(a, sides_of(h) * m->vision.attn.head_dim / 2);
         }
         m->features = rv_arena_take(a, images * c);
+        m->known_rows = rv_arena_take(a, m->known.rows * c);
         m->seen = rv_arena_take(a, images * h->connector.in);
         m->connector_pre = rv_arena_take(a, connector ? images * h->connector.hidden : 0);
         for (int i = 0; i < 2; i++) {
@@ -265,8 +266,19 @@ static void lay_cache(rv_vlm *m, rv_arena *a) {
     m->kv = rv_arena_bytes(a, m->kv_layer_bytes * (size_t)m->text.n_blocks);
 }
 
+// Rows of views to remember while the decoder alone learns: in a sixteenth of the weights' memory.
+static int64_t known_rows(const rv_vlm *m, size_t weights) {
+    bool learns = rv_vlm_flows(m, m->stage_head), seen = m->arch.vision.width > 0;
+    if (!seen || !learns || rv_vlm_flows(m, m->stage_embed)) {
+        return 0;
+    }
+    int64_t bytes = least((int64_t)weights / 16, (int64_t)512 << 20);
+    return bytes / ((int64_t)sizeof(float) * m->arch.text.width);
+}
+
 static void lay_out(rv_vlm *m, rv_arena a[N_ARENAS]) {
     lay_parameters(m, a);
+    m->known.rows = known_rows(m, a[WEIGHTS].used);
     lay_activations(m, &a[ACTIVATIONS]);
     lay_cache(m, &a[CACHE]);
 }
@@ -322,8 +334,10 @@ static int64_t host_floats(const rv_vlm *m) {
 static size_t host_bytes(const rv_vlm *m) {
     size_t row = (5 + (size_t)m->angle_pieces) * sizeof(int32_t) + sizeof(rv_place) +
                  2 * sizeof(rv_attn_seq);
+    size_t seen = 5 * sizeof(int32_t), shown = 3 * sizeof(int32_t) + sizeof(rv_view);
     return (size_t)m->o.max_rows * row + (size_t)host_floats(m) * sizeof(float) +
-           (size_t)m->cap_params * sizeof(rv_param);
+           (size_t)m->cap_params * sizeof(rv_param) + (size_t)m->vision.rows * seen +
+           (size_t)m->image_rows * shown;
 }
 
 // Counts everything with nothing taken; leaves the sizes of the arenas.
@@ -384,6 +398,9 @@ static bool take_host(rv_vlm *m) {
     m->place = rv_calloc(seen, sizeof *m->place);
     m->source = rv_calloc(images, sizeof *m->source);
     m->take = rv_calloc(images, sizeof *m->take);
+    m->shown = rv_calloc(images, sizeof *m->shown);
+    m->fresh = rv_calloc(images, sizeof *m->fresh);
+    bool known = rv_features_new(&m->known, m->known.rows, NULL) == RV_OK;
     m->host = rv_calloc(host_floats(m), sizeof *m->host);
     m->n_host = host_floats(m);
     m->angle_row = rv_calloc(n * m->angle_pieces, sizeof *m->angle_row);
@@ -391,7 +408,8 @@ static bool take_host(rv_vlm *m) {
     m->write = rv_calloc(n, sizeof *m->write);
     m->read = rv_calloc(n, sizeof *m->read);
     return ok && m->vision_index && m->vision_cu && m->window_cu && m->place && m->source &&
-           m->take && m->host && m->angle_row && m->places && m->write && m->read;
+           m->take && m->shown && m->fresh && known && m->host && m->angle_row && m->places &&
+           m->write && m->read;
 }
 
 static rv_status upload_angles(rv_vlm *m, rv_err *e) {
@@ -456,10 +474,12 @@ void rv_vlm_free(rv_vlm *m) {
     void *const host[] = {m->params, m->cu,           m->ids,       m->angle_row, m->image_row,
                           m->pick,   m->rank,         m->host,      m->write,     m->read,
                           m->pieces, m->vision_index, m->vision_cu, m->window_cu, m->place,
-                          m->source, m->take,         m->tiles,     m->places,    m->kept_block};
+                          m->source, m->take,         m->shown,     m->fresh,     m->tiles,
+                          m->places, m->kept_block};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
         free(host[i]);
     }
+    rv_features_free(&m->known);
     tower_free(&m->vision);
     tower_free(&m->text);
     free(m);

@@ -383,6 +383,9 @@ rv_status rv_vlm_param_set(rv_vlm *m, int64_t i, rv_of what, const void *data, r
     if (what == RV_OF_PARAM) {
         m->epoch++;
         rv_vlm_forget(m);
+        if (p->stage < m->stage_embed) {
+            rv_features_forget(m);
+        }
         if (p->info.matrix) {
             RV_TRY(m->be->weight_prepare(m->ctx, &p->w, data, t, e));
         }

@@ -5,6 +5,7 @@
 // max_rows rows.
 #pragma once
 
+#include "feature_pool.h"
 #include "vlm.h"
 
 // Device memory handed out in order. Laid out twice by the same code: once from 0 to count, once
@@ -124,7 +125,8 @@ struct rv_vlm {
     rv_arch arch;
     rv_vlm_options o;
     bool ready;
-    int lora; // the adapter in use; -1: none
+    int lora;           // the adapter in use; -1: none
+    bool adapted_below; // some adapter stands below the decoder
     uint64_t epoch;
 
     rv_param *params;
@@ -156,6 +158,7 @@ struct rv_vlm {
     rv_dev seen, merged;                // (image rows, in) as the tower gives them, normalised
     rv_dev connector_pre, connector_h;  // (image rows, hidden)
     rv_dev features;                    // (image rows, C)
+    rv_dev known_rows;                  // (known.rows, C): features of views seen before
     rv_dev dfeatures, dconnector, dseen, dmerged, connector_lora_h[2], connector_lora_g[2];
     rv_dev hidden;                   // (max_rows, C): the picked rows after the last norm
     rv_dev rows_h, drows_h;          // (head_rows, C)
@@ -173,8 +176,11 @@ struct rv_vlm {
     int32_t *place;        // (vision rows) tower row of each patch of a run
     int32_t *vision_cu, *window_cu; // (vision rows + 1) where tiles and windows begin
     int32_t *source;                // (image rows) feature row of each image row; -1: the newline
-    int32_t *take;                  // image rows
-    rv_tile *tiles;                 // what is looked at for them
+    int32_t *take, *shown;          // image rows
+    rv_view *fresh;                 // views whose features are not known
+    rv_features known;              // which rows of known_rows hold which view
+    uint64_t known_step;
+    rv_tile *tiles; // what is looked at for them
     int64_t n_tiles, cap_tiles, n_source;
     int64_t n_pick, n_image_rows;
     float *host; // (n_host), at least a row of logits and head_rows rows of hidden states
@@ -259,8 +265,14 @@ rv_status rv_tower_forward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e);
 /// lowest trained stage. Errors: RV_EINTERRUPT.
 rv_status rv_tower_backward(rv_vlm *m, rv_tower *t, const rv_pass *p, rv_err *e);
 
-// ---- connector.c, vision.c ----
-/// Features of views, image row by image row, to m->features. Errors: RV_EINTERRUPT, RV_ENOMEM.
+// ---- features.c, connector.c, vision.c ----
+/// Puts the features of views, known or computed, to the rows m->image_row of the decoder's input.
+/// Errors: RV_EINTERRUPT, RV_ENOMEM.
+rv_status rv_features_show(rv_vlm *m, const rv_view *views, int64_t n, bool keep, rv_err *e);
+/// Forgets what is known of views: a weight below the decoder has changed.
+void rv_features_forget(rv_vlm *m);
+/// Computes the features of views, image row by image row, to m->features. Errors: RV_EINTERRUPT,
+/// RV_ENOMEM.
 rv_status rv_features_forward(rv_vlm *m, const rv_view *views, int64_t n, bool keep, rv_err *e);
 /// From m->dfeatures down to the lowest trained stage.
 rv_status rv_features_backward(rv_vlm *m, const rv_view *views, int64_t n, rv_err *e);

@@ -227,12 +227,11 @@ static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, 
     if (m->n_pick == 0) {
         return RV_OK;
     }
-    if (p->n_images) {
-        RV_TRY(rv_features_forward(m, b->images + p->image0, p->n_images, keep, e));
-    }
     rv_pass pass = pass_of(m, p, keep);
     m->be->embed(m->ctx, m->text.x[0], &m->params[m->embed].w, m->ids, p->rows);
-    m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->image_row, m->n_image_rows, t->width);
+    if (p->n_images) {
+        RV_TRY(rv_features_show(m, b->images + p->image0, p->n_images, keep, e));
+    }
     rv_gather_angles(m, p->rows);
     RV_TRY(rv_tower_forward(m, &m->text, &pass, e));
     rv_norm_forward(m, &m->last_norm, m->hidden, m->text.out, m->n_pick, t->width, t->eps);

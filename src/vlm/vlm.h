@@ -119,6 +119,7 @@ typedef struct {
     const int32_t *order; // (rows) feature row of this view that each image token takes, -1: the
                           // newline row; NULL: 0, 1, 2, ...
     int64_t rows;         // image tokens of this view in the sequence
+    uint64_t key[2];      // names the patches and the order, in all calls; zeros: nothing does
 } rv_view;
 
 /// Numbers of one patch: K.
@@ -160,8 +161,9 @@ typedef struct {    // host memory of the caller; any may be NULL
 
 /// Scores a batch. With `keep`, keeps what rv_vlm_backward needs (the batch is copied); one kept
 /// score may be live at a time. Views with the same patches are looked at once where the tower
-/// learns nothing. Errors: RV_EARG, RV_ESHAPE (image rows and tokens that do not match, naming the
-/// sequence), RV_EINTERRUPT.
+/// learns nothing, views with the same key once in many calls where nothing below the decoder does.
+/// Errors: RV_EARG, RV_ESHAPE (image rows and tokens that do not match, naming the sequence),
+/// RV_EINTERRUPT.
 rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores *out, rv_err *e);
 
 /// Adds to every trained parameter's gradient that of sum g.x over the outputs of the kept score,

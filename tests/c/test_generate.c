@@ -33,7 +33,7 @@ static void make_requests(case_request *r) {
         case_request *q = &r[i];
         int image = i / 3;
         q->n_images = i % 5 == 4 ? 0 : 1;
-        q->views[0] = (rv_view){patches[image], 1, 2, 2, NULL, TINY_TOKENS};
+        q->views[0] = (rv_view){patches[image], 1, 2, 2, NULL, TINY_TOKENS, {0}};
         q->key[0][0] = 1000 + (uint64_t)image;
         q->key[0][1] = 77;
         for (int k = 0; k < 3; k++) {

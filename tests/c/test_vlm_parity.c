@@ -173,7 +173,7 @@ static void cut_images(golden *g, const float *pixels, int64_t n) {
                 memcpy(to, from + p % ACROSS * PATCH, PATCH * sizeof *to);
             }
         }
-        g->images[i] = (rv_view){g->patches[i], 1, ACROSS, ACROSS, NULL, PATCHES};
+        g->images[i] = (rv_view){g->patches[i], 1, ACROSS, ACROSS, NULL, PATCHES, {0}};
     }
 }
 

@@ -188,7 +188,7 @@ static inline tiny_batch *tiny_batch_new(int64_t n, uint64_t seed) {
         for (size_t k = 0; k < sizeof *t->patches / sizeof **t->patches; k++) {
             t->patches[i][k] = (float)rv_rng_normal(&r);
         }
-        t->images[i] = (rv_view){t->patches[i], 1, 2, 2, NULL, TINY_TOKENS};
+        t->images[i] = (rv_view){t->patches[i], 1, 2, 2, NULL, TINY_TOKENS, {0}};
     }
     b->ids = t->ids;
     b->cu = t->cu;

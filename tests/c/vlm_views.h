@@ -106,7 +106,7 @@ static inline int64_t tile_order(int32_t *order, int64_t features) {
 static inline void make_view(views_batch *t, const rv_arch *a, int kind, int i, rv_rng *r) {
     const int32_t *g = grids[kind][i];
     rv_view *v = &t->images[i];
-    *v = (rv_view){t->patches[i], g[0], g[1], g[2], NULL, 0};
+    *v = (rv_view){t->patches[i], g[0], g[1], g[2], NULL, 0, {0}};
     v->rows = rv_view_features(a, v);
     if (kind == TILED) {
         v->rows = tile_order(t->order[i], v->rows);
