@@ -4,6 +4,7 @@
 -- modules have an adapter, whatever naming of the base model they were written for; what is written
 -- carries the names of transformers 5. Several adapters may stand side by side on one base, by number.
 -- Source: github.com/huggingface/peft, docs "Checkpoint format".
+local families = require "rl4vlm.families"
 local fields = require "rl4vlm.config_fields"
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
@@ -52,7 +53,8 @@ end
 ---@field weights userdata? the open safetensors; nil for one made from nothing
 ---@field stored table<string, string>  role of each tensor -> its name in the file that was read
 ---@field names table<string, string>   role of each tensor -> its name in files that are written
----@field whole table<string, boolean>  roles whose whole tensors the adapter replaces
+---@field whole table<string, {own: integer[], file: integer[]}>  roles whose whole tensors the adapter replaces, with
+---the shapes that these have in the model and in files
 ---@field trained boolean
 ---@field idle string[]?    tensors of the file beside layers that the model does not run
 
@@ -185,9 +187,11 @@ function M.match(adapter, model, params)
       if specs[param.role] then
         specs[param.role].names = pair
       end
-    elseif name and show(adapter.weights:info(name).shape) ~= show(param.shape) then
-      add(problems, "wrong shape", ("%s (wanted %s, came %s)"):format(name, show(param.shape),
-        show(adapter.weights:info(name).shape)))
+    elseif name then
+      local wanted, came = show(families.file_shape(model, param)), show(adapter.weights:info(name).shape)
+      if wanted ~= came then
+        add(problems, "wrong shape", ("%s (wanted %s, came %s)"):format(name, wanted, came))
+      end
     end
   end
   raise_problems(adapter, problems)
@@ -219,10 +223,12 @@ local function put(adapter, family, core, role, spec)
   end
 end
 
-local function put_whole(adapter, family, core, role, name)
-  adapter.names[role], adapter.stored[role], adapter.whole[role] = written_name(family, role), name, true
+local function put_whole(adapter, model, param, name)
+  local role = param.role
+  adapter.names[role], adapter.stored[role] = written_name(model.family, role), name
+  adapter.whole[role] = { own = param.shape, file = families.file_shape(model, param) }
   if adapter.trained then
-    core:train(role)
+    model.core:train(role)
   end
 end
 
@@ -279,7 +285,7 @@ function M.attach(adapter, model, number, train)
     if specs[param.role] then
       put(adapter, family, core, param.role, specs[param.role])
     elseif whole[param.role] then
-      put_whole(adapter, family, core, param.role, whole[param.role])
+      put_whole(adapter, model, param, whole[param.role])
     end
   end
   fit_config(adapter.config, family, params, specs)
@@ -288,7 +294,8 @@ end
 ---Sets an attached adapter's values from its file.
 function M.fill(adapter, core)
   for role, name in pairs(adapter.stored) do
-    core:set(role, adapter.weights:get(name))
+    local whole, values = adapter.whole[role], adapter.weights:get(name)
+    core:set(role, whole and families.shaped(values, whole.own) or values)
   end
 end
 
@@ -308,12 +315,11 @@ end
 ---@field seed? integer
 
 ---Puts fresh adapters beside the layers that the options name; M.begin sets their values.
----@param family table
----@param core userdata
+---@param model {family: table, arch: table, core: userdata, dir: string}
 ---@param options rl4vlm.lora.Options
----@param base string  the base model's folder
 ---@return rl4vlm.Adapter
-function M.create(family, core, options, base)
+function M.create(model, options)
+  local family, core = model.family, model.core
   local r, alpha = options.r, options.alpha or options.r
   if math.type(r) ~= "integer" or r < 1 then
     error(("lora: r: wanted a positive whole number, came %s"):format(tostring(r)), 0)
@@ -324,7 +330,7 @@ function M.create(family, core, options, base)
   if #roles == 0 then
     error("lora: targets: no linear layer of the model matches", 0)
   end
-  base = fs.realpath(base) or base
+  local base = fs.realpath(model.dir) or model.dir
   local adapter = { config = M.config(options, r, alpha, base), base = base, number = 1, trained = true,
     names = {}, stored = {}, whole = {} }
   local specs = {}
@@ -336,9 +342,9 @@ function M.create(family, core, options, base)
       bias = options.bias or false }
     put(adapter, family, core, role, specs[role])
   end
-  for _, role in ipairs(targets.whole(family, params, options.save or {})) do
-    if not specs[role] then
-      put_whole(adapter, family, core, role)
+  for _, param in ipairs(targets.whole(family, params, options.save or {})) do
+    if not specs[param.role] then
+      put_whole(adapter, model, param)
     end
   end
   fit_config(adapter.config, family, params, specs)
@@ -381,7 +387,8 @@ end
 function M.save(dir, adapter, core)
   local tensors = {}
   for role, name in pairs(adapter.names) do
-    tensors[name] = core:get(role)
+    local whole, values = adapter.whole[role], core:get(role)
+    tensors[name] = whole and families.shaped(values, whole.file) or values
   end
   for _, name in ipairs(adapter.idle or {}) do
     tensors[name] = adapter.weights:get(name)

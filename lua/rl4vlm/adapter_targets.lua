@@ -135,9 +135,9 @@ end
 ---@param family table
 ---@param params table[]
 ---@param entries string[]
----@return string[] roles
+---@return table[] params
 function M.whole(family, params, entries)
-  local roles, used = {}, {}
+  local inside, used = {}, {}
   for _, param in ipairs(params) do
     local found
     for _, name in ipairs(param.part ~= "value" and select(2, family.names(param.role)) or {}) do
@@ -149,14 +149,14 @@ function M.whole(family, params, entries)
         end
       end
     end
-    roles[#roles + 1] = found and param.role or nil
+    inside[#inside + 1] = found and param or nil
   end
   for _, entry in ipairs(entries) do
     if not used[entry] then
       error(("lora: save: no module of the model ends with %s"):format(entry), 0)
     end
   end
-  return roles
+  return inside
 end
 
 return M

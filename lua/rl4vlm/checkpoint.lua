@@ -173,11 +173,6 @@ local function add(problems, kind, text)
   table.insert(problems[kind], text)
 end
 
--- The shape of a role's tensor in the files: the model's own, but for convolutions, which are matrices to it.
-local function file_shape(self, param)
-  return param.role == "vision.patch.weight" and self.family.patch_shape(self.arch.vision) or param.shape
-end
-
 local function check_tensor(self, problems, name, wanted)
   local info = self.weights:info(name)
   if not info then
@@ -213,7 +208,7 @@ function Checkpoint:match(params)
     if param.part ~= "value" and not role:match("%.lora_") then
       local name = pick_name(self, role, order)
       self.name_of[role], self.shape_of[role], used[name] = name, param.shape, role
-      self.file_shape_of[role] = file_shape(self, param)
+      self.file_shape_of[role] = families.file_shape(self, param)
       self.changed[role] = param.trained or not self.weights
       if self.weights then
         check_tensor(self, problems, name, self.file_shape_of[role])
@@ -253,11 +248,6 @@ local function initial(role, shape, seed, init)
   return type(kind) == "userdata" and kind or slice.random(shape, kind, scale, seed or 0, role)
 end
 
--- The same numbers in another shape.
-local function shaped(x, shape)
-  return same(x:shape(), shape) and x or slice.new { dtype = x:dtype(), shape = shape, data = x:data() }
-end
-
 -- Names of the tensors that the model has, file by file.
 local function in_file_order(self)
   local names, file = {}, {}
@@ -278,7 +268,7 @@ function Checkpoint:load(core, seed, init)
   if self.weights then
     for _, name in ipairs(in_file_order(self)) do
       local role = self.role_of[name]
-      core:set(role, shaped(self.weights:get(name), self.shape_of[role]))
+      core:set(role, families.shaped(self.weights:get(name), self.shape_of[role]))
       self.weights:drop(name) -- the mapped file and its copy are never resident at once
     end
     return

@@ -151,7 +151,7 @@ local function attach(self, options, opened)
     adapter.attach(opened, self, 1, options.train_adapter or false)
     self.adapter = opened
   elseif options.lora then
-    self.adapter = adapter.create(self.family, self.core, options.lora, self.dir)
+    self.adapter = adapter.create(self, options.lora)
   end
   self.adapters = { adapter = self.adapter }
   if options.reference then

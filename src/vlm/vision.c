@@ -274,12 +274,12 @@ static void embed_backward(rv_vlm *m, const run *r) {
         dx = t->dx2;
         rv_norm_backward(m, &m->pre_norm, dx, t->dx, m->embedded, r->rows, v->width, v->eps, false);
     }
-    if (m->position >= 0) {
+    if (m->position >= 0 && m->params[m->position].info.trained) {
         number_places(m, r, true);
         m->be->scatter_add_rows(m->ctx, m->params[m->position].grad, dx, m->vision_index, r->rows,
                                 v->width);
     }
-    if (m->class_row >= 0) {
+    if (m->class_row >= 0 && m->params[m->class_row].info.trained) {
         mark_class_rows(m, r);
         m->be->scatter_add_rows(m->ctx, m->params[m->class_row].grad, dx, m->vision_index, r->rows,
                                 v->width);
@@ -297,7 +297,7 @@ rv_status rv_vision_backward(rv_vlm *m, rv_dev dout, rv_err *e) {
         rv_pass p = pass_of(m, &r, true);
         take_rows(m, &r, dout);
         RV_TRY(rv_tower_backward(m, &m->vision, &p, e));
-        if (m->params[m->patch.weight].info.trained) {
+        if (m->floor <= m->params[m->patch.weight].stage) {
             embed_backward(m, &r);
         }
     }

@@ -42,9 +42,10 @@ local function adapt(file, options)
   lora:save_adapter(out .. "/" .. file)
   safetensors.write(out .. "/" .. file .. ".logits", { logits = lora:logits(ids, images) })
 end
+local patches = name:match("qwen") and "patch_embed" or "patch_embedding" -- a convolution
 adapt("adapter", { r = 4, alpha = 8, targets = targets })
 adapt("rich", { r = 3, alpha = 6, targets = targets, rank_pattern = { down_proj = 5 }, alpha_pattern = { o_proj = 9 },
-  rslora = true, bias = true, save = { "input_layernorm" } })
+  rslora = true, bias = true, save = { "input_layernorm", patches } })
 
 -- what we saved, we open
 local again = load(out .. "/full", { value_head = true })

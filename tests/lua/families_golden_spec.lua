@@ -251,9 +251,22 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
       adapted:close()
     end)
 
+    it("has the same gradient where only the patches' convolution learns beside an adapter", function()
+      local whole = case:match("qwen") and "patch_embed" or "patch_embedding"
+      local one <close> = vlm.load(root .. case, { threads = 1, max_tokens = 300,
+        lora = { r = 2, targets = { "q_proj", "qkv" }, save = { whole } } })
+      backward(one, prompts)
+      local name = one.source.name_of["vision.patch.weight"]
+      check_gradients({ [name] = index.gradients[name] }, function()
+        return one.core:get("vision.patch.weight", "grad"):list()
+      end)
+    end)
+
     it("is written as it was read", function()
       local dir = assert(fs.tempdir())
       local plain <close> = vlm.load(root .. case, { threads = 1, max_tokens = 300 })
+      local p = prompts[2]
+      assert.equal(model:logits(p.ids, p.images):data(), plain:logits(p.ids, p.images):data()) -- learning or not
       plain:save(dir .. "/saved")
       for _, file in ipairs(fs.list(root .. case)) do
         if file:match("^model") or file == "config.json" or file == "tokenizer.json" then

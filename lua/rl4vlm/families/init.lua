@@ -1,5 +1,6 @@
--- families - which descriptor in models/ a config.json asks for.
+-- families - which descriptor in models/ a config.json asks for; shapes in files.
 local host = require "rl4vlm.host"
+local slice = require "rl4vlm.slice"
 
 local M = {}
 
@@ -38,6 +39,23 @@ function M.of(config, where)
       near and (" (did you mean %s?)"):format(near) or ""), 0)
   end
   return family
+end
+
+---The shape that a role's tensor has in files: the model's own, but for convolutions, which are matrices to it.
+---@param model {family: table, arch: table}
+---@param param {role: string, shape: integer[]}
+---@return integer[]
+function M.file_shape(model, param)
+  return param.role == "vision.patch.weight" and model.family.patch_shape(model.arch.vision) or param.shape
+end
+
+---The same numbers in another shape.
+---@param x rl4vlm.Slice
+---@param shape integer[]
+---@return rl4vlm.Slice
+function M.shaped(x, shape)
+  return table.concat(x:shape(), ",") == table.concat(shape, ",") and x
+    or slice.new { dtype = x:dtype(), shape = shape, data = x:data() }
 end
 
 return M
