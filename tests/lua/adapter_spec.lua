@@ -273,6 +273,30 @@ describe("an adapter", function()
     end
   end)
 
+  it("of Qwen's models under their old names is that under the new ones", function()
+    for _, name in ipairs { "qwen2", "qwen2.5" } do
+      local base = "tests/golden/families/" .. name
+      local new <close> = vlm.load(base .. "/adapter", { threads = 1 })
+      local file, tensors, renamed = safetensors.open(base .. "/adapter/adapter_model.safetensors"), {}, 0
+      for _, tensor in ipairs(file:names()) do
+        local old, n = tensor:gsub("^base_model%.model%.model%.language_model%.", "base_model.model.model.")
+        old = n == 0 and old:gsub("^base_model%.model%.model%.visual%.", "base_model.model.visual.") or old
+        tensors[old], renamed = file:get(tensor), renamed + (old ~= tensor and 1 or 0)
+      end
+      assert.equal(#file:names(), renamed)
+      local config = json.decode(fs.read_file(base .. "/adapter/adapter_config.json"))
+      config.base_model_name_or_path = fs.realpath(base)
+      assert(fs.write_atomic(dir .. "/adapter_config.json", json.pretty(config)))
+      safetensors.write(dir .. "/adapter_model.safetensors", tensors)
+      local old <close> = vlm.load(dir, { threads = 1 })
+      assert.equal(new.core:logits({ 1, 5, 9 }):data(), old.core:logits({ 1, 5, 9 }):data())
+      new:use(nil)
+      assert.are_not.equal(new.core:logits({ 1, 5, 9 }):data(), old.core:logits({ 1, 5, 9 }):data())
+      old:save_adapter(dir .. "/again")
+      assert.same(file:names(), safetensors.open(dir .. "/again/adapter_model.safetensors"):names())
+    end
+  end)
+
   it("is planned for by the tools", function()
     local pipe = assert(io.popen(("%s -m inspect %s --adapter %s/adapter --json"):format(host.exe, golden, golden)))
     assert.is_true(json.decode(pipe:read("a")).bytes.lora.gradients > 0)
