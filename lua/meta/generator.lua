@@ -45,4 +45,10 @@ function Generator:stats() end
 ---Frees the cache now.
 function Generator:close() end
 
+---Bytes that such a generator takes.
+---@param core userdata
+---@param options {slots: integer, max_tokens: integer, chunk?: integer, blocks?: integer}
+---@return integer
+function M.bytes(core, options) end
+
 return M

@@ -1,9 +1,9 @@
 // quant.c - speed of linear layers whose weights come from memory, by how they are kept.
 //
 // bench_quant [ROUNDS [THREADS]]: stacks of (width, width) layers of some 128 MiB in bf16, each
-// walked by 1, 4, 16 and 256 rows; the kinds take turns within a round, best of all rounds. A figure
-// is billions of weights a second; behind it its ratio to bf16. One thread is measured in its own
-// time, so that what else runs counts less.
+// walked by 1, 4, 16 and 256 rows; the kinds take turns within a round, best of all rounds. A
+// figure is billions of weights a second; behind it its ratio to bf16. One thread is measured in
+// its own time, so that what else runs counts less.
 #define _GNU_SOURCE // clock_gettime
 #include <stdbool.h>
 #include <stdint.h>
