@@ -10,6 +10,12 @@ local Generator = {}
 ---@return rl4vlm.Generator
 function M.new(core, options) end
 
+---Bytes that such a generator takes beside the model; nothing is taken.
+---@param core rl4vlm.Core
+---@param options {slots: integer, max_tokens: integer, chunk?: integer, blocks?: integer}
+---@return integer
+function M.bytes(core, options) end
+
 ---Puts a request into a vacant slot.
 ---@param request table
 ---@return integer slot
