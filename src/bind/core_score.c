@@ -12,6 +12,8 @@ static const char *const names[] = {"logprobs", "entropies", "values", "hidden"}
 // A differentiable score: which outputs stand on the tape, and room for their gradients.
 typedef struct {
     rv_core *core;
+    lua_State *L; // the main thread, in whose registry
+    int batch;    // the batch is held
     int n, kind[N_OUTPUTS];
     float value_grad;
     float *grad[N_OUTPUTS]; // by kind; in one block behind this record
@@ -44,6 +46,7 @@ static void score_free(void *ctx) {
         s->core->live = NULL;
         rv_vlm_forget(s->core->m);
     }
+    luaL_unref(s->L, LUA_REGISTRYINDEX, s->batch);
     rv_core_unref(s->core);
     free(s);
 }
@@ -121,17 +124,28 @@ static score *score_new(rv_core *core, const request *r, const rv_batch *b, rv_e
         at += r->want[k] ? n[k] : 0;
     }
     s->core = rv_core_ref(core);
+    s->batch = LUA_NOREF;
     s->value_grad = r->value_grad;
     return s;
 }
 
-// Puts the outputs on the tape as one node.
-static rv_status record(rv_core *core, const request *r, const rv_batch *b,
+static lua_State *main_thread(lua_State *L) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+    lua_State *main = lua_tothread(L, -1);
+    lua_pop(L, 1);
+    return main;
+}
+
+// Puts the outputs on the tape as one node, which holds the batch at index `batch` of the stack.
+static rv_status record(lua_State *L, int batch, rv_core *core, const request *r, const rv_batch *b,
                         rv_tensor **const outputs[N_OUTPUTS], rv_err *e) {
     score *s = score_new(core, r, b, e);
     if (!s) {
         return RV_ENOMEM;
     }
+    lua_pushvalue(L, batch);
+    s->L = main_thread(L);
+    s->batch = luaL_ref(L, LUA_REGISTRYINDEX);
     rv_tensor *on_tape[N_OUTPUTS];
     for (int k = 0; k < N_OUTPUTS; k++) {
         if (r->want[k]) {
@@ -182,13 +196,17 @@ int rv_core_score(lua_State *L) {
     rv_scores out = {x[LOGPROBS], x[ENTROPIES], x[VALUES], x[HIDDEN], NULL};
     rv_err e = {0};
     rv_status s = run(L, core, b, r.grad, &out, &e);
+    const bool kept = s == RV_OK && r.grad;
     for (int k = 0; s == RV_OK && k < N_OUTPUTS; k++) {
         s = r.want[k] ? output_tensor(t[k], tape, b, core->m, k, x[k], &e) : RV_OK;
     }
     if (s == RV_OK && r.grad) {
-        s = record(core, &r, b, t, &e);
+        s = record(L, result - 1, core, &r, b, t, &e);
     }
     if (s != RV_OK) {
+        if (kept && !core->live) {
+            rv_vlm_forget(core->m); // there is no node that could ask for it
+        }
         return rv_bind_raise(L, &e);
     }
     lua_settop(L, result);

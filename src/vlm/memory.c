@@ -475,7 +475,7 @@ void rv_vlm_free(rv_vlm *m) {
                           m->pick,   m->rank,         m->host,      m->write,     m->read,
                           m->pieces, m->vision_index, m->vision_cu, m->window_cu, m->place,
                           m->source, m->take,         m->shown,     m->fresh,     m->tiles,
-                          m->places, m->kept_block};
+                          m->places};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
         free(host[i]);
     }

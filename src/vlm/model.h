@@ -190,8 +190,7 @@ struct rv_vlm {
 
     rv_piece *pieces;
     int64_t n_pieces, cap_pieces;
-    rv_batch kept;    // a copy, while a kept score is live
-    void *kept_block; // the memory of its arrays
+    rv_batch kept; // while a kept score is live; its arrays are the caller's
     bool live;
     int kept_lora;
     int64_t resident; // the piece whose activations are there; -1: none

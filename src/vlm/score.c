@@ -238,84 +238,7 @@ static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, 
     return RV_OK;
 }
 
-// ---- keeping a batch ----
-
-static size_t part(size_t n, size_t size) { return (n * size + 63) / 64 * 64; }
-
-static void *move(char **at, const void *from, int64_t n, size_t size) {
-    void *to = *at;
-    if (!from || n == 0) {
-        return NULL;
-    }
-    memcpy(to, from, (size_t)n * size);
-    *at += part((size_t)n, size);
-    return to;
-}
-
-static int64_t numbers_of(const rv_vlm *m, const rv_view *v) {
-    return v->tiles * (int64_t)v->h * v->w * rv_patch_numbers(&m->arch);
-}
-
-// The view before `i` that has the same patches; -1: none. They are kept once.
-static int64_t earlier(const rv_vlm *m, const rv_batch *b, int64_t i) {
-    const rv_view *v = &b->images[i];
-    for (int64_t k = 0; k < i; k++) {
-        if (b->images[k].patches == v->patches &&
-            numbers_of(m, &b->images[k]) == numbers_of(m, v)) {
-            return k;
-        }
-    }
-    return -1;
-}
-
-static size_t views_bytes(const rv_vlm *m, const rv_batch *b) {
-    size_t bytes = part((size_t)b->n_images, sizeof(rv_view));
-    for (int64_t i = 0; i < b->n_images; i++) {
-        const rv_view *v = &b->images[i];
-        bytes += v->order ? part((size_t)v->rows, sizeof *v->order) : 0;
-        bytes += earlier(m, b, i) < 0 ? part((size_t)numbers_of(m, v), sizeof *v->patches) : 0;
-    }
-    return bytes;
-}
-
-static const rv_view *move_views(const rv_vlm *m, const rv_batch *b, char **at) {
-    rv_view *views = move(at, b->images, b->n_images, sizeof *b->images);
-    for (int64_t i = 0; i < b->n_images; i++) {
-        const rv_view *v = &b->images[i];
-        int64_t same = earlier(m, b, i);
-        views[i].order = move(at, v->order, v->rows, sizeof *v->order);
-        views[i].patches = same >= 0 ? views[same].patches
-                                     : move(at, v->patches, numbers_of(m, v), sizeof *v->patches);
-    }
-    return views;
-}
-
-static rv_status keep_batch(rv_vlm *m, const rv_batch *b, rv_err *e) {
-    int64_t rows = b->cu[b->n];
-    size_t bytes = part((size_t)rows, 4) + part((size_t)b->n + 1, 4) + views_bytes(m, b) +
-                   2 * part((size_t)b->n_ask, 4) + part((size_t)b->n_value, 4) +
-                   part((size_t)b->n_hidden, 4);
-    m->kept_block = rv_calloc((int64_t)bytes, 1);
-    if (!m->kept_block) {
-        return RV_FAIL(e, RV_ENOMEM, "out of memory: a batch of %zu bytes", bytes);
-    }
-    char *at = m->kept_block;
-    m->kept = *b;
-    m->kept.ids = move(&at, b->ids, rows, sizeof *b->ids);
-    m->kept.cu = move(&at, b->cu, b->n + 1, sizeof *b->cu);
-    m->kept.images = move_views(m, b, &at);
-    m->kept.ask_row = move(&at, b->ask_row, b->n_ask, sizeof *b->ask_row);
-    m->kept.ask_id = move(&at, b->ask_id, b->n_ask, sizeof *b->ask_id);
-    m->kept.value_row = move(&at, b->value_row, b->n_value, sizeof *b->value_row);
-    m->kept.hidden_row = move(&at, b->hidden_row, b->n_hidden, sizeof *b->hidden_row);
-    m->kept_lora = m->lora;
-    m->live = true;
-    return RV_OK;
-}
-
 void rv_vlm_forget(rv_vlm *m) {
-    free(m->kept_block);
-    m->kept_block = NULL;
     m->kept = (rv_batch){0};
     m->live = false;
     m->resident = -1;
@@ -347,7 +270,9 @@ rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores 
         rv_head_forward(m, b, &m->pieces[i], out);
     }
     if (keep) {
-        RV_TRY(keep_batch(m, b, e));
+        m->kept = *b;
+        m->kept_lora = m->lora;
+        m->live = true;
         m->resident = 0;
     }
     return RV_OK;

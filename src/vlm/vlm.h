@@ -159,11 +159,11 @@ typedef struct {    // host memory of the caller; any may be NULL
     float *logits;  // (A, V), untempered: for tools
 } rv_scores;
 
-/// Scores a batch. With `keep`, keeps what rv_vlm_backward needs (the batch is copied); one kept
-/// score may be live at a time. Views with the same patches are looked at once where the tower
-/// learns nothing, views with the same key once in many calls where nothing below the decoder does.
-/// Errors: RV_EARG, RV_ESHAPE (image rows and tokens that do not match, naming the sequence),
-/// RV_EINTERRUPT.
+/// Scores a batch. With `keep`, keeps what rv_vlm_backward needs: the batch's arrays must live
+/// until then, or until it is forgotten; one kept score may be live at a time. Views with the same
+/// patches are looked at once where the tower learns nothing, views with the same key once in many
+/// calls where nothing below the decoder does. Errors: RV_EARG, RV_ESHAPE (image rows and tokens
+/// that do not match, naming the sequence), RV_EINTERRUPT.
 rv_status rv_vlm_score(rv_vlm *m, const rv_batch *b, bool keep, const rv_scores *out, rv_err *e);
 
 /// Adds to every trained parameter's gradient that of sum g.x over the outputs of the kept score,
