@@ -8,7 +8,7 @@
 static const double clip_mean[3] = {0.48145466, 0.4578275, 0.40821073},
                     clip_std[3] = {0.26862954, 0.26130258, 0.27577711}, half[3] = {0.5, 0.5, 0.5};
 
-// Names are the classes of transformers; those below a `known` one are spellings of the same.
+// The classes of transformers that are known.
 static const rv_processor_type types[] = {
     {"CLIPImageProcessor", &rv_pipeline_clip, clip_mean, clip_std, RV_BICUBIC, 224, true, false},
     {"LlavaImageProcessor", &rv_pipeline_clip, clip_mean, clip_std, RV_BICUBIC, 224, true, false},
