@@ -1,14 +1,19 @@
 -- smolvlm.lua - our side of `tests/bench/smolvlm`: models of SmolVLM's shapes with random weights.
 --
---   rl4vlm tests/bench/smolvlm.lua make 256m|500m FOLDER
---   rl4vlm tests/bench/smolvlm.lua run FOLDER [--dtype fp32|bf16] [--threads N] [--what decode,...] [--context N]
+--   rl4vlm tests/bench/smolvlm.lua make 256m|500m FOLDER [FILES]
+--   rl4vlm tests/bench/smolvlm.lua run FOLDER [--dtype fp32|bf16] [--threads N] [--what decode,image,update] [--context N]
 --
--- Prints one JSON object a line. A figure is the best of many steps: the machine may be shared.
+-- `make` writes a checkpoint in Idefics3's layout; FILES: a folder whose tokenizer.json goes with it. `run` prints one
+-- JSON object a line. A figure is the best of many: the machine may be shared.
 local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
+local image = require "rl4vlm.image"
 local json = require "rl4vlm.json"
 local rng = require "rl4vlm.rng"
+local tensor = require "rl4vlm.tensor"
 local vlm = require "rl4vlm.vlm"
+
+local IMAGE_TOKEN, IMAGE_ROWS = 49190, 64
 
 local decoders = {
   ["256m"] = { hidden_size = 576, intermediate_size = 1536, num_hidden_layers = 30,
@@ -24,24 +29,35 @@ local function config_of(shape)
     text[key] = value
   end
   return {
-    architectures = { "LlavaForConditionalGeneration" }, model_type = "llava", dtype = "bfloat16",
-    image_token_index = 49190, projector_hidden_act = "gelu",
-    tie_word_embeddings = false, vision_feature_layer = -1, vision_feature_select_strategy = "default",
-    text_config = text,
-    vision_config = { model_type = "clip_vision_model", hidden_size = 768, intermediate_size = 3072,
-      num_hidden_layers = 12, num_attention_heads = 12, image_size = 512, patch_size = 16, projection_dim = 512 },
+    architectures = { "Idefics3ForConditionalGeneration" }, model_type = "idefics3", dtype = "bfloat16",
+    image_token_id = IMAGE_TOKEN, scale_factor = 4, tie_word_embeddings = false, vocab_size = 49280,
+    pad_token_id = 2, bos_token_id = 1, eos_token_id = 49279, text_config = text,
+    vision_config = { model_type = "idefics3_vision", hidden_size = 768, intermediate_size = 3072,
+      num_hidden_layers = 12, num_attention_heads = 12, image_size = 512, patch_size = 16 },
   }
 end
 
-local function make(shape, folder)
+local preprocessor = {
+  image_processor_type = "Idefics3ImageProcessor", processor_class = "Idefics3Processor", do_convert_rgb = true,
+  do_image_splitting = false, do_normalize = true, do_pad = true, do_rescale = true, do_resize = true,
+  image_mean = { 0.5, 0.5, 0.5 }, image_std = { 0.5, 0.5, 0.5 }, max_image_size = { longest_edge = 512 },
+  resample = 1, rescale_factor = 1 / 255, size = { longest_edge = 2048 },
+}
+
+local function make(shape, folder, from)
   local files = assert(fs.tempdir("smolvlm"))
-  local model = vlm.new { config = config_of(shape), files = files, seed = 1, dtype = "bf16", max_tokens = 64 }
+  assert(fs.write_atomic(files .. "/preprocessor_config.json", json.encode(preprocessor)))
+  if from then
+    assert(fs.copy_file(from .. "/tokenizer.json", files .. "/tokenizer.json"))
+  end
+  local model <close> = vlm.new { config = config_of(shape), files = files, seed = 1, dtype = "bf16", max_tokens = 1024 }
   model:save(folder, { dtype = "BF16" })
   fs.remove_tree(files)
   print(folder)
 end
 
-local options = { what = "decode", dtype = "fp32", threads = 2, context = 128, slots = "1,16", steps = 24 }
+local options = { what = "decode", dtype = "fp32", threads = 2, context = 256, slots = "1,16", steps = 24, times = 2, batch = 4,
+  text = 48, answer = 64 }
 
 local function report(name, value, unit)
   print(json.encode { name = name, value = value, unit = unit, dtype = options.dtype, threads = options.threads })
@@ -74,25 +90,98 @@ local function decode(model, slots)
   report("decode/" .. slots, slots / least, "tokens/s")
 end
 
+-- A sample of an image, some text and an answer; no two are alike.
+local function sample_of(n)
+  local stream, ids, bytes = rng.new(7, "user", 1000 + n), {}, {}
+  local function tokens(count)
+    local list = {}
+    for i = 1, count do
+      list[i] = stream:int(4, 49000)
+    end
+    return list
+  end
+  for i = 1, IMAGE_ROWS do
+    ids[i] = IMAGE_TOKEN
+  end
+  for i, id in ipairs(tokens(options.text)) do
+    ids[IMAGE_ROWS + i] = id
+  end
+  for i = 1, 64 * 64 * 3 do
+    bytes[i] = string.char(stream:int(0, 255))
+  end
+  return { ids = ids, answer = tokens(options.answer), images = { image.from_bytes(64, 64, table.concat(bytes)) } }
+end
+
+local function samples_of(count)
+  local list = {}
+  for i = 1, count do
+    list[i] = sample_of(i)
+  end
+  return list
+end
+
+-- Least seconds of `times` calls after one to warm up.
+local function best(f)
+  f()
+  local least = math.huge
+  for _ = 1, options.times do
+    local started = host.clock()
+    f()
+    least = math.min(least, host.clock() - started)
+  end
+  return least
+end
+
+-- An image and its prompt, to the first logits.
+local function first_token(model)
+  local one = sample_of(0)
+  one.answer = { 5 }
+  report("image", best(function() model:score({ one }) end), "s")
+end
+
+-- One PPO minibatch: score, backward, AdamW; the adapter alone learns.
+local function update(model)
+  local opt, samples = model:optimizer {}, samples_of(options.batch)
+  local old = tensor.zeros(#samples)
+  local advantage = tensor.linspace(-1, 1, #samples)
+  local seconds = best(function()
+    local out = model:score(samples, { grad = true })
+    local sums = out.logprobs:segment_sum(out.offsets)
+    local ratio = ((sums - old) * 1e-3):exp()
+    local loss = -(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):mean()
+    model:zero_grad()
+    loss:backward()
+    opt:step { lr = 1e-5, max_norm = 1 }
+  end)
+  report("update", #samples / seconds, "samples/s")
+end
+
 local function run(folder)
   local most = 0
   for slots in options.slots:gmatch("%d+") do
-    most = math.max(most, tonumber(slots))
+    most = math.max(most, math.tointeger(tonumber(slots)))
   end
+  local learns = options.what:find("update") ~= nil
   local started = host.clock()
   local model = vlm.load(folder, { dtype = options.dtype, threads = options.threads, slots = most,
-    max_tokens = options.context + options.steps })
+    max_tokens = options.context + options.steps, lora = learns and { r = 16, alpha = 32 } or nil })
   report("load", host.clock() - started, "s")
-  if options.what:find("decode") then
-    for slots in options.slots:gmatch("%d+") do
+  for slots in options.slots:gmatch("%d+") do
+    if options.what:find("decode") then
       decode(model, math.tointeger(tonumber(slots)))
     end
+  end
+  if options.what:find("image") then
+    first_token(model)
+  end
+  if learns then
+    update(model)
   end
   report("memory/peak", host.peak_rss(), "bytes")
 end
 
 if arg[1] == "make" then
-  make(arg[2], arg[3])
+  make(arg[2], arg[3], arg[4])
 else
   for i = 3, #arg, 2 do
     local key = arg[i]:match("^%-%-(%w+)$")

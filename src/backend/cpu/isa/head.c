@@ -159,21 +159,31 @@ static void weights(const draw *d, float *e, const float *l, int64_t i0, int64_t
     }
 }
 
+static double sum_of(const float *e, int64_t n) {
+    SUM(sum, n, (double)e[i])
+    return sum;
+}
+
 // Sum of the weights of ids that may be drawn with key < limit; `count` receives how many ids are
 // not below the limit.
 static double weight_below(const draw *d, uint64_t limit, int64_t *count) {
     float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK];
+    const uint32_t last = limit ? (uint32_t)(limit - 1) : 0; // one vector of keys at a time
+    const bool any = limit > 0;
     double sum = 0;
     *count = 0;
     for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
         int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
         const float *l = logits_of(d, buffer, i0, n);
+        int32_t above = 0;
         weights(d, e, l, i0, n);
         for (int64_t i = 0; i < n; i++) {
-            bool below = key_of(l[i]) < limit;
-            sum += below ? (double)e[i] : 0;
-            *count += !below && e[i] > 0;
+            bool below = any & (key_of(l[i]) <= last);
+            above += !below & (e[i] > 0);
+            e[i] = below ? e[i] : 0;
         }
+        sum += sum_of(e, n);
+        *count += above;
     }
     return sum;
 }
@@ -259,13 +269,14 @@ static void keep_min_p(draw *d, float p) {
     }
 }
 
-// The id at the share u of the weights, in index order; -1 when nothing may be drawn.
-static int32_t pick(const draw *d, double u, double *whole) {
+enum { PIECES = 256 }; // of a row, at the most, whose weights are summed up one by one
+
+// Of the ids of chunks c0..c1-1, the first with which `sum` and the weights so far pass `target`.
+static int32_t pick_among(const draw *d, int64_t c0, int64_t c1, double sum, double target) {
     float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK];
-    int64_t count, last = -1;
-    *whole = weight_below(d, (uint64_t)1 << 32, &count);
-    double target = u * *whole, sum = 0;
-    for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+    int64_t last = -1;
+    for (int64_t i0 = c0 * SOFTMAX_CHUNK; i0 < c1 * SOFTMAX_CHUNK && i0 < d->v;
+         i0 += SOFTMAX_CHUNK) {
         int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
         weights(d, e, logits_of(d, buffer, i0, n), i0, n);
         for (int64_t i = 0; i < n; i++) {
@@ -281,9 +292,45 @@ static int32_t pick(const draw *d, double u, double *whole) {
     return (int32_t)last;
 }
 
+// The id at the share u of the weights, in index order; -1 when nothing may be drawn. The sums of
+// pieces say in which one it lies.
+static int32_t pick(const draw *d, double u, double *whole) {
+    float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK];
+    double sums[PIECES] = {0};
+    int64_t chunks = (d->v + SOFTMAX_CHUNK - 1) / SOFTMAX_CHUNK;
+    int64_t each = (chunks + PIECES - 1) / PIECES, n_pieces = (chunks + each - 1) / each;
+    for (int64_t c = 0; c < chunks; c++) {
+        int64_t i0 = c * SOFTMAX_CHUNK;
+        int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+        weights(d, e, logits_of(d, buffer, i0, n), i0, n);
+        sums[c / each] += sum_of(e, n);
+    }
+    *whole = 0;
+    for (int64_t p = 0; p < n_pieces; p++) {
+        *whole += sums[p];
+    }
+    double target = u * *whole, sum = 0;
+    int64_t p = 0;
+    for (; p < n_pieces && sum + sums[p] <= target; p++) {
+        sum += sums[p];
+    }
+    return pick_among(d, p * each, (p + 1) * each, sum, target);
+}
+
 static bool is_banned(const draw *d, int64_t id) {
     for (int64_t b = 0; b < d->n_banned; b++) {
         if (d->banned[b] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// True when the largest logit / temperature, `max`, is that of a banned id.
+static bool bans_top(const draw *d, float max) {
+    for (int64_t b = 0; b < d->n_banned; b++) {
+        int64_t id = d->banned[b];
+        if (id >= 0 && id < d->v && d->l[id] / d->temp >= max) {
             return true;
         }
     }
@@ -348,9 +395,10 @@ static rv_drawn draw_row(const sample_args *a, int64_t row) {
     }
     double whole = 0;
     const bool changed = d.n_banned || d.n_seen;
-    r.id = changed || greedy ? argmax(&d) : 0;
+    const bool search = greedy || d.n_seen || bans_top(&d, stats.max);
+    r.id = search ? argmax(&d) : 0;
     if (r.id >= 0 && !greedy) {
-        d.top = changed ? logit_of(&d, r.id) / d.temp : stats.max;
+        d.top = search ? logit_of(&d, r.id) / d.temp : stats.max;
         r.id = draw_id(&d, how, &whole);
     }
     if (r.id < 0) {
