@@ -7,6 +7,7 @@ local checkpoint = require "rl4vlm.checkpoint"
 local core = require "rl4vlm.core"
 local lora = require "rl4vlm.lora"
 local tensor = require "rl4vlm.tensor"
+local value_head = require "rl4vlm.value_head"
 
 local M = {}
 
@@ -49,7 +50,8 @@ local function biases_of(source, specs)
   return biases
 end
 
----Writes a model with its adapter merged as a folder in Hugging Face's layout.
+---Writes a model with its adapter merged as a folder in Hugging Face's layout, with the value head that lay
+---beside the adapter.
 ---@param model rl4vlm.Model  opened with an adapter, not started
 ---@param dir string
 ---@param dtype? "F32"|"BF16"|"F16"  of the tensors; default: each as it came
@@ -69,6 +71,7 @@ function M.write(model, dir, dtype)
   checkpoint.write_folder(dir, function(temporary)
     source:write_companions(temporary)
     source:write_weights(temporary, values_of(source, opened, specs, whole, biases), dtype)
+    value_head.copy(opened.dir, temporary)
   end)
 end
 

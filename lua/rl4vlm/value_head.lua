@@ -62,4 +62,12 @@ function M.save(dir, core, params)
   end
 end
 
+---Copies a folder's value head, where it has one, into another.
+function M.copy(from, to)
+  local bytes = fs.read_file(from .. "/" .. value_file)
+  if bytes then
+    assert(fs.write_atomic(to .. "/" .. value_file, bytes))
+  end
+end
+
 return M

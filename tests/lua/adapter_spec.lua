@@ -273,6 +273,14 @@ describe("an adapter", function()
     end
   end)
 
+  it("is merged with the value head that lies beside it", function()
+    local made <close> = vlm.load(golden, { threads = 1, lora = { r = 2 }, value_head = true, seed = 4 })
+    made:save_adapter(dir .. "/a")
+    merge.write(vlm.open(dir .. "/a"), dir .. "/merged")
+    local merged <close> = vlm.load(dir .. "/merged", { threads = 1, value_head = true, seed = 5 })
+    assert.equal(made.core:get("value.2.weight"):data(), merged.core:get("value.2.weight"):data())
+  end)
+
   it("of Qwen's models under their old names is that under the new ones", function()
     for _, name in ipairs { "qwen2", "qwen2.5" } do
       local base = "tests/golden/families/" .. name
