@@ -1,14 +1,16 @@
 """The peer of `make bench`: PyTorch and transformers on the same weights, the same prompts and the same threads.
 
-  python tests/bench/peer_torch.py MODEL_FOLDER --what gen_hf,gen_loop,update,iteration [--threads N] [--dtype fp32|bf16]
+  python tests/bench/peer_torch.py MODEL_FOLDER [--threads N] [--dtype fp32|bf16] [--prompt N]
 
-Prints one JSON object a line: {"name": ..., "value": ..., "unit": ...}. Three users are played:
-  hf       transformers' generate(), as its documentation shows it
-  careful  a hand-written loop: batched prefill, static KV cache, scaled_dot_product_attention, only the rows that are
-           needed reach the head, batched updates without padding waste (all sequences have one length here)
-  naive    the reference implementation's way: batch-1 generate, scoring padded to 512 answer tokens, minibatch-1 updates
+Reads names of measurements from its input, a line each, takes each once, and prints a JSON object a figure and a line with
+a full stop. One thread is timed by its processor seconds, several by the wall. Three users are played:
+  transformers  generate(), as its documentation shows it
+  careful       a hand-written loop: batched prefill, static KV cache, scaled_dot_product_attention, only the rows that are
+                needed reach the head, batched updates without padding waste (all sequences have one length here)
+  reference     the reference implementation's way: batch-1 generate, scoring padded to 512 answer tokens, minibatch-1 updates
+Names: transformers, loop (generation and decode), update, iteration, reference, memory.
 """
-import argparse, contextlib, json, resource, time
+import argparse, contextlib, json, resource, sys, time
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForImageTextToText
@@ -20,20 +22,11 @@ def report(name, value, unit, **more):
     print(json.dumps({"name": name, "value": value, "unit": unit, **more}), flush=True)
 
 
-def best(f, times):
-    f()
-    t = []
-    for _ in range(times):
-        s = time.perf_counter()
-        f()
-        t.append(time.perf_counter() - s)
-    return min(t), sorted(t)[len(t) // 2]
-
-
 class Loop:
     """LLaVA's forward written by hand on the module's own weights, with a static cache."""
 
-    def __init__(self, model):
+    def __init__(self, model, clock):
+        self.clock = clock
         self.m, c = model, model.config.text_config
         self.h, self.kv = c.num_attention_heads, c.num_key_value_heads or c.num_attention_heads
         self.d = c.hidden_size // self.h
@@ -78,7 +71,7 @@ class Loop:
         cache = [[torch.empty(b, self.kv, t + new, self.d, dtype=dt) for _ in "kv"] for _ in self.lm.layers]
         hidden = self.layers(self.embed(ids, pixels), cache, 0)[:, -1]
         out, logps = [], []
-        started = time.perf_counter()
+        started = self.clock()
         for step in range(new):
             lp = F.log_softmax(self.m.lm_head(hidden).float() / temperature, -1)
             token = torch.multinomial(lp.exp(), 1)
@@ -86,7 +79,7 @@ class Loop:
             logps.append(lp.gather(1, token))
             if step + 1 < new:
                 hidden = self.layers(self.lm.embed_tokens(token), cache, t + step)[:, -1]
-        self.decode_seconds = time.perf_counter() - started
+        self.decode_seconds = self.clock() - started
         return torch.cat(out, 1), torch.cat(logps, 1)
 
     def score(self, ids, pixels, answer, temperature=0.2):
@@ -128,74 +121,95 @@ def padded_score(model, ids, pixels, answer):
     return lp.gather(2, answer.unsqueeze(-1)).squeeze(-1), out.hidden_states[-1][:, t - 1]
 
 
+class Peer:
+    """One measurement a method; the figures' names are what table.lua asks for."""
+
+    def __init__(self, a):
+        self.clock = time.process_time if a.threads == 1 else time.perf_counter
+        self.tag = {"dtype": a.dtype, "threads": a.threads}
+        self.bf16 = a.dtype == "bf16"
+        self.model = AutoModelForImageTextToText.from_pretrained(a.model, dtype=torch.float32)
+        # generation in bf16 runs on bf16 weights, updates under autocast with fp32 masters: what PyTorch users do
+        self.autocast = (lambda: torch.autocast("cpu", dtype=torch.bfloat16)) if self.bf16 else contextlib.nullcontext
+        c = self.model.config
+        rows, width = (c.vision_config.image_size // c.vision_config.patch_size) ** 2, c.text_config.hidden_size
+        self.head = torch.nn.Sequential(torch.nn.Linear(width, width // 4), torch.nn.ReLU(),
+                                        torch.nn.Linear(width // 4, width // 8), torch.nn.ReLU(), torch.nn.Linear(width // 8, 1))
+        self.ids, self.pixels = data(self.model, SLOTS, a.prompt, rows)
+        self.answer = torch.randint(4, 390, (SLOTS, ANSWER))
+        self.generator = self.model
+        if self.bf16:
+            self.generator = AutoModelForImageTextToText.from_pretrained(a.model, dtype=torch.bfloat16)
+        self.gen_loop, self.loop = Loop(self.generator, self.clock), Loop(self.model, self.clock)
+        self.optimizer = torch.optim.AdamW([*self.model.parameters(), *self.head.parameters()], lr=1e-5)
+
+    def rate(self, name, count, unit, f):
+        started = self.clock()
+        f()
+        report(name, count / (self.clock() - started), unit, **self.tag)
+
+    def step(self, score, samples):
+        ppo_step(self.model, self.optimizer, score, samples, self.head, self.autocast)
+
+    def hf_generate(self, model, ids, pixels):
+        return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, do_sample=True, temperature=0.2,
+                              top_k=0, max_new_tokens=ANSWER, min_new_tokens=ANSWER, pad_token_id=0)
+
+    def transformers(self):
+        px = self.pixels.to(next(self.generator.parameters()).dtype)
+        with torch.no_grad():
+            self.rate("generate/transformers", SLOTS * ANSWER, "tokens/s", lambda: self.hf_generate(self.generator, self.ids, px))
+
+    def generate(self, loop):
+        with torch.no_grad():
+            return loop.generate(self.ids, self.pixels.to(loop.lm.embed_tokens.weight.dtype), ANSWER)
+
+    def hand_written(self):
+        self.rate("generate/hand-written", SLOTS * ANSWER, "tokens/s", lambda: self.generate(self.gen_loop))
+        report("decode/hand-written", SLOTS * (ANSWER - 1) / self.gen_loop.decode_seconds, "tokens/s", **self.tag)
+
+    def update(self):
+        samples = (self.ids, self.pixels, self.answer, torch.zeros(SLOTS))
+        self.rate("update/batched", SLOTS, "samples/s", lambda: self.step(self.loop.score, samples))
+
+    def iteration(self):
+        def run():
+            out, lp = self.generate(self.loop)
+            for _ in range(EPOCHS):
+                self.step(self.loop.score, (self.ids, self.pixels, out, lp.sum(1)))
+
+        self.rate("iteration/careful", SLOTS, "env-steps/s", run)
+
+    def reference(self):
+        score = lambda *s: padded_score(self.model, *s)
+
+        def run():
+            one, px = self.ids[:1], self.pixels[:1]  # every environment step costs the same
+            with torch.no_grad():
+                out = self.hf_generate(self.model, one, px)[:, one.shape[1] :]
+                lp, _ = score(one, px, out)
+            for _ in range(EPOCHS):
+                self.step(score, (one, px, out, lp.sum(1)))
+
+        self.rate("iteration/reference", 1, "env-steps/s", run)
+
+    def memory(self):
+        report("memory/peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "bytes", **self.tag)
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("model")
-    ap.add_argument("--what", default="gen_hf,gen_loop,update,iteration,naive")
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--dtype", default="fp32")
     ap.add_argument("--prompt", type=int, default=209)
-    ap.add_argument("--times", type=int, default=3)
-    ap.add_argument("--compile", action="store_true")
     a = ap.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    bf16 = a.dtype == "bf16"
-    model = AutoModelForImageTextToText.from_pretrained(a.model, dtype=torch.float32)
-    rows = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
-    width = model.config.text_config.hidden_size
-    value_head = torch.nn.Sequential(torch.nn.Linear(width, width // 4), torch.nn.ReLU(), torch.nn.Linear(width // 4, width // 8),
-                                     torch.nn.ReLU(), torch.nn.Linear(width // 8, 1))
-    # generation in bf16 runs on bf16 weights, updates under autocast with fp32 masters: what PyTorch users do
-    autocast = (lambda: torch.autocast("cpu", dtype=torch.bfloat16)) if bf16 else contextlib.nullcontext
-    what = set(a.what.split(","))
-    ids, pixels = data(model, SLOTS, a.prompt, rows)
-    tag = {"dtype": a.dtype, "compile": a.compile, "threads": a.threads}
-    if what & {"gen_hf", "gen_loop"}:
-        gen = model.to(torch.bfloat16) if bf16 else model
-        px = pixels.to(next(gen.parameters()).dtype)
-        with torch.no_grad():
-            if "gen_hf" in what:
-                f = lambda: gen.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=px, do_sample=True, temperature=0.2,
-                                         top_k=0, max_new_tokens=ANSWER, min_new_tokens=ANSWER, pad_token_id=0)
-                s, med = best(f, a.times)
-                report("generate/transformers", SLOTS * ANSWER / s, "tokens/s", median=SLOTS * ANSWER / med, **tag)
-            if "gen_loop" in what:
-                loop = Loop(gen)
-                s, med = best(lambda: loop.generate(ids, px, ANSWER), a.times)
-                report("generate/hand-written", SLOTS * ANSWER / s, "tokens/s", median=SLOTS * ANSWER / med, **tag)
-                report("decode/hand-written", SLOTS * (ANSWER - 1) / loop.decode_seconds, "tokens/s", **tag)
-        model = model.float()
-    answer = torch.randint(4, 390, (SLOTS, ANSWER))
-    loop = Loop(model)
-    optimizer = torch.optim.AdamW([*model.parameters(), *value_head.parameters()], lr=1e-5)
-    score = torch.compile(loop.score) if a.compile else loop.score
-    if "update" in what:
-        step = lambda: ppo_step(model, optimizer, score, (ids, pixels, answer, torch.zeros(SLOTS)), value_head, autocast)
-        s, med = best(step, a.times)
-        report("update/batched", SLOTS / s, "samples/s", median=SLOTS / med, **tag)
-    if "iteration" in what:
-        def iteration():
-            with torch.no_grad():
-                out, lp = loop.generate(ids, pixels, ANSWER)
-            for _ in range(EPOCHS):
-                ppo_step(model, optimizer, score, (ids, pixels, out, lp.sum(1)), value_head, autocast)
-        s, med = best(iteration, max(1, a.times - 1))
-        report("iteration/careful", SLOTS / s, "env-steps/s", median=SLOTS / med, **tag)
-    if "naive" in what:
-        n = 2  # environment steps measured; every one costs the same
-        def naive():
-            for i in range(n):
-                one, px = ids[i : i + 1], pixels[i : i + 1]
-                with torch.no_grad():
-                    out = model.generate(input_ids=one, attention_mask=torch.ones_like(one), pixel_values=px, do_sample=True, temperature=0.2,
-                                         max_new_tokens=ANSWER, min_new_tokens=ANSWER, pad_token_id=0)[:, one.shape[1] :]
-                    lp, _ = padded_score(model, one, px, out)
-                for _ in range(EPOCHS):
-                    ppo_step(model, optimizer, lambda *s: padded_score(model, *s), (one, px, out, lp.sum(1)), value_head, autocast)
-        s, med = best(naive, 1)
-        report("iteration/reference", n / s, "env-steps/s", median=n / med, **tag)
-    report("memory/peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "bytes", **tag)
+    peer = Peer(a)
+    for line in sys.stdin:
+        getattr(peer, {"loop": "hand_written"}.get(line.strip(), line.strip()))()
+        print(".", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 -- rl.lua - our side of `make bench`: generation, update and a whole PPO iteration on a model folder.
 --
---   rl4vlm tests/bench/rl.lua MODEL [--dtype fp32|bf16] [--threads N] [--what gen,update,iteration] [--prompt N] [--times N]
+--   rl4vlm tests/bench/rl.lua MODEL [--dtype fp32|bf16] [--threads N] [--prompt N] [--peak GFLOPS]
 --
--- The loads of peer_torch.py: 16 slots, 64 answer tokens, prompts of random ids that share nothing, 4 epochs, everything
--- trained. Prints one JSON object a line.
+-- Reads names of measurements from its input, a line each (generate, decode, update, iteration, memory), takes each
+-- once, and prints a JSON object for it and a line with a full stop: so that two programs can be measured in turns. The
+-- loads are peer_torch.py's: 16 slots, 64 answer tokens, prompts of random ids that share nothing, 4 epochs, everything
+-- trained. One thread is timed by its processor seconds, several by the wall. `--peak`: of one thread; the share of it
+-- that an update reaches is then reported too.
 local host = require "rl4vlm.host"
 local image = require "rl4vlm.image"
 local json = require "cjson"
@@ -13,29 +16,14 @@ local vlm = require "rl4vlm.vlm"
 
 local SLOTS, ANSWER, EPOCHS, TEMPERATURE = 16, 64, 4, 0.2
 
-local options = { what = "gen,update,iteration", dtype = "fp32", threads = 2, prompt = 209, times = 3 }
+local options = { dtype = "fp32", threads = 2, prompt = 209, peak = 0 }
 local folder = arg[1]
 for i = 2, #arg, 2 do
   local key = arg[i]:match("^%-%-(%w+)$")
-  local number = type(options[key]) == "number"
-  options[key] = number and math.tointeger(tonumber(arg[i + 1])) or arg[i + 1]
+  options[key] = type(options[key]) == "number" and tonumber(arg[i + 1]) or arg[i + 1]
 end
 
-local function report(name, value, unit)
-  print(json.encode { name = name, value = value, unit = unit, dtype = options.dtype, threads = options.threads })
-end
-
--- Least seconds of `times` calls after one to warm up; f gets the number of the call.
-local function best(f, times)
-  f(0)
-  local least = math.huge
-  for i = 1, times do
-    local started = host.clock()
-    f(i)
-    least = math.min(least, host.clock() - started)
-  end
-  return least
-end
+local clock = options.threads == 1 and os.clock or host.clock
 
 -- One prompt of random ids with the image's rows in it, and a noise image; no two are alike.
 local function request(model, stream)
@@ -97,33 +85,83 @@ local function update(model, opt, samples)
   opt:step { lr = 1e-5, max_norm = 1 }
 end
 
+-- Multiply-adds of one pass over a block's matrices.
+local function block_products(t, mlp_matrices)
+  local inner = t.heads * (t.head_dim or t.width // t.heads)
+  return t.width * inner * 2 + t.width * inner * 2 * (t.kv_heads or t.heads) / t.heads + mlp_matrices * t.width * t.mlp
+end
+
+-- Operations (two a multiply-add) of the matrix products that training on one sample needs: forward, dX and dW. The last
+-- block works on the answer's rows only behind its attention; attention counts the keys that a row sees.
+local function sample_operations(model)
+  local text, vision = model.arch.text, model.arch.vision
+  local rows = options.prompt + ANSWER
+  local skipped = (rows - ANSWER) * (text.width * text.heads * text.head_dim + 3 * text.width * text.mlp)
+  local decoder = text.layers * (rows * block_products(text, 3) + rows * rows * text.heads * text.head_dim) - skipped
+  local patches = (vision.image_size // vision.patch) ^ 2
+  local tower = patches * 3 * vision.patch ^ 2 * vision.width
+    + vision.layers * (patches * block_products(vision, 2) + 2 * patches ^ 2 * vision.width)
+  return 6 * (decoder + tower + ANSWER * text.width * text.vocab)
+end
+
 local model = vlm.load(folder, {
   dtype = options.dtype, threads = options.threads, value_head = true, slots = SLOTS,
   train = { "vision", "connector", "language", "head" }, max_tokens = options.prompt + ANSWER,
 })
 local gen = model:generator { slots = SLOTS, max_tokens = options.prompt + ANSWER }
 local opt = model:optimizer {}
-local rounds = {}
-for i = 0, options.times do
-  rounds[i] = requests(model, i)
+local round, list, samples = 0, nil, nil
+
+local function fresh()
+  round = round + 1
+  list = requests(model, round)
 end
 
-if options.what:find("gen") then
-  report("generate", SLOTS * ANSWER / best(function(i) generate(gen, rounds[i]) end, options.times), "tokens/s")
-  -- decode alone: the same prompts again, now cached but for their last token
-  report("decode", SLOTS * ANSWER / best(function() generate(gen, rounds[options.times]) end, options.times), "tokens/s")
+local function report(name, value, unit, share)
+  print(json.encode { name = name, value = value, unit = unit, share = share, dtype = options.dtype,
+    threads = options.threads })
 end
-local samples = generate(gen, rounds[0])
-if options.what:find("update") then
-  report("update", SLOTS / best(function() update(model, opt, samples) end, options.times), "samples/s")
+
+local function per_second(count, f)
+  local started = clock()
+  f()
+  return count / (clock() - started)
 end
-if options.what:find("iteration") then
-  local function iteration(i)
-    local fresh = generate(gen, rounds[i])
+
+local measure = {}
+
+function measure.generate()
+  fresh()
+  report("generate", per_second(SLOTS * ANSWER, function() samples = generate(gen, list) end), "tokens/s")
+end
+
+-- The last requests again: their prompts are cached but for the last token.
+function measure.decode()
+  report("decode", per_second(SLOTS * ANSWER, function() generate(gen, list) end), "tokens/s")
+end
+
+function measure.update()
+  local rate = per_second(SLOTS, function() update(model, opt, samples) end)
+  local share = options.peak > 0 and rate * sample_operations(model) * 1e-9 / (options.peak * options.threads) or nil
+  report("update", rate, "samples/s", share)
+end
+
+function measure.iteration()
+  fresh()
+  report("iteration", per_second(SLOTS, function()
+    samples = generate(gen, list)
     for _ = 1, EPOCHS do
-      update(model, opt, fresh)
+      update(model, opt, samples)
     end
-  end
-  report("iteration", SLOTS / best(iteration, options.times), "env-steps/s")
+  end), "env-steps/s")
 end
-report("memory/peak", host.peak_rss(), "bytes")
+
+function measure.memory()
+  report("memory/peak", host.peak_rss(), "bytes")
+end
+
+for name in io.lines() do
+  measure[name]()
+  print "."
+  io.stdout:flush()
+end

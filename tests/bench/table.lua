@@ -14,29 +14,37 @@ local ROWS = {
   { "memory/peak", "memory/peak" },
 }
 
+-- The largest figure of each name.
 local function read(path)
   local best = {}
   for line in io.lines(path) do
     local row = line:sub(1, 1) == "{" and json.decode(line)
-    if row then
-      local key = row.name .. " " .. row.dtype
-      local better = not best[key] or row.value > best[key].value
-      best[key] = better and row or best[key]
+    if row and not (best[row.name] and best[row.name].value >= row.value) then
+      best[row.name] = row
     end
   end
   return best
 end
 
-local ours, peer = read(arg[1]), read(arg[2])
-print("| measurement | peer | dtype | ours | peer's best | ratio |")
-print("|---|---|---|---|---|---|")
-for _, dtype in ipairs { "fp32", "bf16" } do
-  for _, row in ipairs(ROWS) do
-    local a, b = ours[row[1] .. " " .. dtype], peer[row[2] .. " " .. dtype]
-    if a and b then
-      local scale = a.unit == "bytes" and 1e-6 or 1
-      print(("| %s | %s | %s | %.1f %s | %.1f | %.2f |"):format(row[1], row[2], dtype, a.value * scale,
-        a.unit == "bytes" and "MB" or a.unit, b.value * scale, a.value / b.value))
-    end
+local function print_row(what, peer_name, a, b)
+  local scale, unit = 1, a.unit
+  if unit == "bytes" then
+    scale, unit = 1e-6, "MB"
   end
+  local value = b and ("%.1f"):format(b.value * scale) or "-"
+  local ratio = b and ("%.2f"):format(a.value / b.value) or "-"
+  print(("| %s | %s | %.1f %s | %s | %s |"):format(what, peer_name, a.value * scale, unit, value, ratio))
+end
+
+local ours, peer = read(arg[1]), read(arg[2])
+print("| measurement | peer | ours | peer's best | ratio |")
+print("|---|---|---|---|---|")
+for _, row in ipairs(ROWS) do
+  if ours[row[1]] then
+    print_row(row[1], row[2], ours[row[1]], peer[row[2]])
+  end
+end
+local share = ours.update and ours.update.share
+if share then
+  print(("an update reaches %.0f %% of the measured multiply-add peak"):format(100 * share))
 end
