@@ -95,12 +95,27 @@ RV_INLINE vf pair_fma(pair_t a, vu b, vf acc) {
 // Strides of up to 12 rows from few base pointers: fewer registers than one a row.
 #define ROW(i) (((i) / 4 == 0 ? a0 : (i) / 4 == 1 ? a1 : a2) + (i) % 4 * ar)
 
-// *acc += a b. Left to itself, gcc moves sums from register to register and has one too few.
-RV_INLINE void vfma_into(vf *acc, vf a, vf b) {
+// acc[v] += *a b[v] for nv vectors. Left to itself, gcc moves sums from register to register, takes
+// factors early and has one register too few.
+RV_INLINE void vfma_row(const int nv, vf *acc, const float *a, const vf *b) {
 #if VL == 8 && defined(__FMA__)
-    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*acc) : "x"(a), "x"(b));
+    vf av;
+    if (nv == 2) {
+        __asm__("vbroadcastss %3, %2\n\tvfmadd231ps %4, %2, %0\n\tvfmadd231ps %5, %2, %1"
+                : "+x"(acc[0]), "+x"(acc[1]), "=&x"(av)
+                : "m"(*a), "x"(b[0]), "x"(b[1]));
+        return;
+    }
+    av = vsplat(*a);
+    RV_UNROLL
+    for (int v = 0; v < nv; v++) {
+        __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc[v]) : "x"(av), "x"(b[v]));
+    }
 #else
-    *acc = vfma(a, b, *acc);
+    RV_UNROLL
+    for (int v = 0; v < nv; v++) {
+        acc[v] = vfma(vsplat(*a), b[v], acc[v]);
+    }
 #endif
 }
 
@@ -118,11 +133,7 @@ RV_INLINE void half_pair(const int mr, const int nv, const bool odd, vf acc[][MA
     }
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
-        vf av = vsplat(*ROW(i));
-        RV_UNROLL
-        for (int v = 0; v < nv; v++) {
-            vfma_into(&acc[i][v], av, bv[v]);
-        }
+        vfma_row(nv, acc[i], ROW(i), bv);
     }
 }
 #endif
