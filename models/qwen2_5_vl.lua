@@ -13,7 +13,7 @@ local function windows(v, arch)
     v:fail("window_size", ("at least %d, a merged patch"):format(unit), size)
   end
   arch.window, arch.full = size // unit, {}
-  for i, layer in ipairs(v:get("fullatt_block_indexes", {})) do
+  for i, layer in ipairs(v:list("fullatt_block_indexes")) do
     if math.type(layer) ~= "integer" or layer < 0 or layer >= arch.layers then
       v:fail(("fullatt_block_indexes[%d]"):format(i), ("a layer from 0 to %d"):format(arch.layers - 1), layer)
     end

@@ -12,6 +12,9 @@ local vision = {
   width = "embed_dim", out = "hidden_size", norm = "layer",
   more = function(v, arch)
     arch.mlp = math.tointeger(arch.width * v:number("mlp_ratio"))
+    if not arch.mlp or arch.mlp < 1 or arch.mlp > 0x7fffffff then
+      v:fail("mlp_ratio", "a number that makes a width of embed_dim " .. arch.width, v:get("mlp_ratio"))
+    end
   end,
 }
 

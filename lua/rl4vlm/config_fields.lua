@@ -104,6 +104,15 @@ function Fields:flag(key, default)
   return value
 end
 
+---A list; empty where the field is null or absent.
+function Fields:list(key)
+  local value = self:get(key, {})
+  if value ~= nil and (type(value) ~= "table" or next(value) ~= nil and #value == 0) then
+    self:fail(key, "a list", value)
+  end
+  return value or {}
+end
+
 ---One of the listed values.
 function Fields:one_of(key, choices, default)
   local value = self:get(key, default)

@@ -163,6 +163,10 @@ describe("a descriptor", function()
       "vision_config: window_size: wanted at least 28, a merged patch, came 20")
     refused(5, function(c) c.vision_config.fullatt_block_indexes = { 7, 32 } end,
       "vision_config: fullatt_block_indexes[2]: wanted a layer from 0 to 31, came 32")
+    refused(5, function(c) c.vision_config.fullatt_block_indexes = 7 end,
+      "vision_config: fullatt_block_indexes: wanted a list, came 7")
+    refused(3, function(c) c.vision_config.mlp_ratio = 0.3001 end,
+      "vision_config: mlp_ratio: wanted a number that makes a width of embed_dim 1280, came 0.3001")
     refused(7, function(c) c.vision_config.model_type = "clip_vision_model" end, "vision_config: model_type: wanted one of "
       .. 'idefics3, idefics3_vision, smolvlm, smolvlm_vision, came "clip_vision_model"')
     refused(7, function(c) c.quantization_config = { bits = 4 } end,

@@ -109,7 +109,7 @@ end
 -- Transformers 5 writes a layer's kind for each; it must say the same as the window.
 local function check_layer_types(t, arch)
   local wanted = arch.window > 0 and "sliding_attention" or "full_attention"
-  for i, kind in ipairs(t:get("layer_types", {})) do
+  for i, kind in ipairs(t:list("layer_types")) do
     if kind ~= wanted then
       t:fail(("layer_types[%d]"):format(i), ("%q, as for all layers"):format(wanted), kind)
     end
