@@ -29,6 +29,15 @@ local function fail(where, field, wanted, came)
   error(("%s: %s: wanted %s, came %s"):format(where, field, wanted, came), 0)
 end
 
+-- Calls f; an error names the place in the file instead of ours.
+local function at(where, f, ...)
+  local ok, value = pcall(f, ...)
+  if not ok then
+    error(("%s: %s"):format(where, (tostring(value):gsub("^[^\n]-%.lua:%d+: ", ""))), 0)
+  end
+  return value
+end
+
 local function kind(value)
   if type(value) == "table" then
     return next(value) and (#value > 0 and "a list" or "an object") or "an empty list"
@@ -134,11 +143,7 @@ local function check_images(model, where, ids, images)
     rows = rows + (id == model.image_token and 1 or 0)
   end
   for i, picture in ipairs(images) do
-    local ok, n = pcall(model.rows, model, picture)
-    if not ok then
-      error(("%s: images[%d]: %s"):format(where, i, n), 0)
-    end
-    wanted = wanted + n
+    wanted = wanted + at(("%s: images[%d]"):format(where, i), model.rows, model, picture)
   end
   if rows ~= wanted then
     fail(where, "images", ("%d image tokens in the prompt, by the %d images"):format(wanted, #images), tostring(rows))
@@ -172,11 +177,7 @@ local function read_prompt(model, line, where, file)
   local images = load_images(where, paths, file.exif)
   ids = ids and model.family.sentinel and placeholders.write_out(model, ids, images) or ids
   if text then
-    local ok, result = pcall(model.prompt, model, text, images)
-    if not ok then
-      error(("%s: %s"):format(where, result), 0)
-    end
-    ids = result
+    ids = at(where, model.prompt, model, text, images)
   end
   return ids, images, check_images(model, where, ids, images)
 end
