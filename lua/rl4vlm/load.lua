@@ -13,29 +13,34 @@ end
 
 local MARGIN = 64 -- tokens by which later prompts may be longer than the first
 
--- What a prompt's image takes, where it is most of the prompt.
-local function of_image(opened, ids)
+local function image_rows(opened, ids)
   local rows = 0
   for _, id in ipairs(ids) do
     rows = rows + (id == opened.image_token and 1 or 0)
   end
-  return 2 * rows > #ids and (" (%d for its image: settings of `image` change that)"):format(rows) or ""
+  return rows
 end
 
--- Tokens that a prompt and its answer may take, from the prompt of a first state, and what that prompt and the
--- longest answer take.
+-- What a prompt's image takes, where it is most of the prompt.
+local function of_image(rows, prompt)
+  return 2 * rows > prompt and (" (%d for its image: settings of `image` change that)"):format(rows) or ""
+end
+
+-- Tokens that a prompt and its answer may take, from the prompt of a first state; what that prompt and the
+-- longest answer take; and the share of an image's rows in a sequence with half of that answer.
 local function max_tokens(settings, opened)
   local s = slot.new(rollout.shared(settings, opened, "train", 1.0))
   s:begin(1)
   local ids, answer, positions = s:prompt(), settings.sampling.max_new_tokens, opened.arch.text.max_positions
-  local prompt, room = #ids, settings.max_tokens > 0 and settings.max_tokens or positions
+  local prompt, rows, room = #ids, image_rows(opened, ids), settings.max_tokens > 0 and settings.max_tokens or positions
   if prompt + answer > room then
     error(("sampling.max_new_tokens: wanted at most %d: a first prompt takes %d%s of %s, got %d"):format(
-      math.max(room - prompt, 0), prompt, of_image(opened, ids),
+      math.max(room - prompt, 0), prompt, of_image(rows, prompt),
       settings.max_tokens > 0 and ("max_tokens %d"):format(room) or ("the model's %d positions"):format(room),
       answer), 0)
   end
-  return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions), prompt + answer
+  return settings.max_tokens > 0 and room or math.min(prompt + MARGIN + answer, positions), prompt + answer,
+    rows / (prompt + answer / 2)
 end
 
 -- The checkpoint of a run that learns an adapter is one, and brings its base.
@@ -58,7 +63,7 @@ end
 local function options_of(settings, opened, o, reference)
   local loaded = opened.opened_adapter ~= nil
   local learns = o.train and (loaded or settings.lora.r > 0)
-  local tokens, usual = max_tokens(settings, opened)
+  local tokens, usual, share = max_tokens(settings, opened)
   return {
     device = settings.device,
     dtype = settings.dtype ~= "auto" and settings.dtype or nil,
@@ -73,7 +78,8 @@ local function options_of(settings, opened, o, reference)
     slots = o.slots or settings.slots,
     max_tokens = tokens,
     max_rows = settings.max_rows > 0 and math.max(settings.max_rows, tokens) or nil,
-    batch_rows = o.train and usual * (o.batch or settings.algorithm and settings.algorithm.minibatch or 1) or nil,
+    batch = o.train and { samples = o.batch or settings.algorithm and settings.algorithm.minibatch or 1, tokens = usual,
+      image_share = share } or nil,
     recompute = settings.recompute,
     seed = settings.seed,
     template = settings.prompt.template,

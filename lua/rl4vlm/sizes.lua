@@ -27,21 +27,31 @@ end
 -- minibatch in one piece and nothing of it twice.
 local KEPT, MOST_ROWS = 384 << 20, 16384
 
+---Image rows that a micro-batch has room for where prompts are alike: a tenth more than their share.
+---@param rows integer        of the micro-batch
+---@param max_tokens integer
+---@param share? number       of image rows in a sequence; nil: any
+---@return integer?
+function M.image_rows(rows, max_tokens, share)
+  return share and math.min(rows, math.max(max_tokens, math.ceil(1.1 * rows * share)))
+end
+
 ---Rows of a micro-batch for options of core.new whose max_rows holds the longest sequence.
 ---@param arch table
 ---@param options table
----@param batch_rows? integer  the most that an update has at a time
+---@param batch? table  of an update: samples, tokens of a usual one, image_share (see image_rows)
 ---@return integer
-function M.rows(arch, options, batch_rows)
+function M.rows(arch, options, batch)
+  batch = batch or {}
   local trial, least = {}, options.max_rows
   for key, value in pairs(options) do
     trial[key] = value
   end
   trial.base = nil -- activations are the same
   trial.train = { language = true, vision = options.train.vision }
-  local most = math.max(least, math.min(MOST_ROWS, batch_rows or MOST_ROWS))
+  local most = math.max(least, math.min(MOST_ROWS, batch.samples and batch.samples * batch.tokens or MOST_ROWS))
   local function bytes(rows)
-    trial.max_rows = rows
+    trial.max_rows, trial.image_rows = rows, M.image_rows(rows, options.max_tokens, batch.image_share)
     return core.plan(arch, trial).activations
   end
   if bytes(most) <= KEPT then
@@ -51,7 +61,7 @@ function M.rows(arch, options, batch_rows)
     local rows = (least + most) // 2
     least, most = bytes(rows) <= KEPT and rows or least, bytes(rows) <= KEPT and most or rows
   end
-  return least
+  return math.max(options.max_rows, least - least % (batch.tokens or 1)) -- pieces are of whole sequences
 end
 
 ---Rows that one step of generation computes at the most.

@@ -48,15 +48,15 @@ Model.__index = Model
 ---@field slots? integer               requests that generation runs at the same time
 ---@field max_tokens? integer          prompt and answer of one sequence
 ---@field max_rows? integer            rows of one micro-batch
----@field batch_rows? integer          the most that an update scores at a time: max_rows need not be larger
+---@field batch? table                of an update: samples, tokens of a usual one, image_share (sizes.lua)
 ---@field image_bytes? integer         of views that are held at the same time, for the plan (default: the slots')
 ---@field recompute? boolean           keep only layer inputs for the backward pass
 ---@field seed? integer                of what begins at random
 ---@field template? string             a chat template that stands above the checkpoint's
 ---@field image? rl4vlm.views.Options  changes of the image processor (load only)
 local known_options = { "device", "threads", "dtype", "base", "adapter", "reference", "lora", "train", "train_adapter",
-  "value_head", "slots", "max_tokens", "max_rows", "batch_rows", "recompute", "image_bytes", "seed", "template",
-  "image" }
+  "value_head", "slots", "max_tokens", "max_rows", "batch", "recompute", "image_bytes",
+  "seed", "template", "image" }
 
 local function check_options(options, known)
   local set = {}
@@ -121,8 +121,9 @@ local function core_options(self, options)
   }
   local arch = self:arch_for(max_tokens)
   if learns and not options.max_rows then
-    o.max_rows = sizes.rows(arch, o, options.batch_rows)
+    o.max_rows = sizes.rows(arch, o, options.batch)
   end
+  o.image_rows = sizes.image_rows(o.max_rows, max_tokens, (options.batch or {}).image_share)
   return o, max_tokens, arch
 end
 

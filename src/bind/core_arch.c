@@ -271,8 +271,8 @@ static void read_train(lua_State *L, int table, bool train[RV_NPARTS]) {
 
 void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
     static const char *const known[] = {
-        "device",    "device_index", "threads",    "store",     "round_x", "train", "value_head",
-        "recompute", "max_rows",     "max_tokens", "kv_blocks", "base",    NULL};
+        "device",    "device_index", "threads",    "store",      "round_x",   "train", "value_head",
+        "recompute", "max_rows",     "max_tokens", "image_rows", "kv_blocks", "base",  NULL};
     static const char *const bases[] = {"none", "int8", "nf4", NULL};
     static const rv_dtype base_types[] = {RV_F32, RV_I8, RV_NF4};
     static const char *const stores[] = {"F32", "BF16", "F16", NULL};
@@ -297,6 +297,7 @@ void rv_core_read_options(lua_State *L, int arg, rv_core_options *o) {
                               .recompute = boolean(&r, "recompute"),
                               .max_rows = integer(&r, "max_rows"),
                               .max_tokens = integer(&r, "max_tokens"),
+                              .image_rows = integer(&r, "image_rows"),
                               .kv_blocks = integer(&r, "kv_blocks")};
     o->vlm.max_rows = o->vlm.max_rows ? o->vlm.max_rows : 2048;
     read_train(L, arg, o->vlm.train);

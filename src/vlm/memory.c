@@ -305,7 +305,8 @@ static void size_pieces(rv_vlm *m) {
     m->head_rows = most(64, least(RV_HEAD_ROWS, LOGITS / a->text.vocab / 32 * 32));
     if (a->vision.width) {
         int64_t patches = tile_patches(a), rows = patches + a->vision.class_token, tiles;
-        m->image_rows = most(m->o.max_rows, a->max_view_rows);
+        m->image_rows = m->o.image_rows ? m->o.image_rows : m->o.max_rows;
+        m->image_rows = most(m->image_rows, a->max_view_rows);
         // Most rows are text, so the tower's kept activations have room for a third of the rows;
         // a piece with more images runs the tower again in the backward pass.
         int64_t all = most(1, m->image_rows * a->vision.merge * a->vision.merge / patches);
@@ -471,11 +472,10 @@ void rv_vlm_free(rv_vlm *m) {
             m->be->free(m->ctx, m->memory[i]);
         }
     }
-    void *const host[] = {m->params, m->cu,           m->ids,       m->angle_row, m->image_row,
-                          m->pick,   m->rank,         m->host,      m->write,     m->read,
-                          m->pieces, m->vision_index, m->vision_cu, m->window_cu, m->place,
-                          m->source, m->take,         m->shown,     m->fresh,     m->tiles,
-                          m->places};
+    void *const host[] = {
+        m->params, m->cu,     m->ids,  m->angle_row, m->image_row,    m->pick,      m->rank,
+        m->host,   m->write,  m->read, m->pieces,    m->vision_index, m->vision_cu, m->window_cu,
+        m->place,  m->source, m->take, m->shown,     m->fresh,        m->tiles,     m->places};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
         free(host[i]);
     }

@@ -276,6 +276,10 @@ static rv_status check_options(const rv_vlm_options *o, rv_err *e) {
         return RV_FAIL(e, RV_EARG, "max_rows is %lld: wanted a number from 1 to %d",
                        (long long)o->max_rows, 1 << 24);
     }
+    if (o->image_rows < 0 || o->image_rows > o->max_rows) {
+        return RV_FAIL(e, RV_EARG, "image_rows is %lld: wanted 0 to max_rows, %lld",
+                       (long long)o->image_rows, (long long)o->max_rows);
+    }
     if (o->kv_blocks < 0 || o->kv_blocks > 1 << 24) {
         return RV_FAIL(e, RV_EARG, "kv_blocks is %lld: wanted a number from 0 to %d",
                        (long long)o->kv_blocks, 1 << 24);

@@ -114,7 +114,7 @@ typedef struct {
 
 // A micro-batch of a batch.
 typedef struct {
-    int64_t seq0, n_seq, row0, rows, image0, n_images, ask0, n_ask;
+    int64_t seq0, n_seq, row0, rows, image0, n_images, image_rows, ask0, n_ask;
 } rv_piece;
 
 enum { RV_HEAD_ROWS = 256 }; // the most rows of logits at a time

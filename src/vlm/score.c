@@ -136,7 +136,8 @@ static void give_asks(const rv_vlm *m, const rv_batch *b) {
     }
 }
 
-// Checks a batch and cuts it into pieces of at most max_rows rows.
+// Checks a batch and cuts it into pieces of at most max_rows rows, and as many of images as have
+// room.
 static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
     rv_piece p = {0};
     int64_t total = 0;
@@ -151,12 +152,18 @@ static rv_status cut(rv_vlm *m, const rv_batch *b, rv_err *e) {
         RV_TRY(check_sequence(m, b, s, &image_rows, e));
         RV_TRY(count_images(b, s, total, image_rows, &images, e));
         int64_t rows = (int64_t)b->cu[s + 1] - b->cu[s];
-        if (p.n_seq && p.rows + rows > m->o.max_rows) {
+        if (image_rows > m->image_rows) {
+            return RV_FAIL(e, RV_EARG, "sequence %lld has %lld image tokens: wanted at most %lld",
+                           (long long)s + 1, (long long)image_rows, (long long)m->image_rows);
+        }
+        if (p.n_seq &&
+            (p.rows + rows > m->o.max_rows || p.image_rows + image_rows > m->image_rows)) {
             RV_TRY(add_piece(m, p, e));
             p = (rv_piece){.seq0 = s, .row0 = b->cu[s], .image0 = total};
         }
         p.n_seq++;
         p.rows += rows;
+        p.image_rows += image_rows;
         p.n_images += images;
         total += images;
     }

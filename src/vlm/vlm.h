@@ -54,6 +54,7 @@ typedef struct {
     bool value_head;       // make the value head
     bool recompute;        // keep only each layer's input for the backward pass
     int64_t max_rows;      // rows of one micro-batch; longer batches are walked in pieces
+    int64_t image_rows;    // image tokens of one micro-batch; 0: as many as rows
     int64_t max_tokens;    // the longest cached sequence; 0: all that the cache can hold
     int64_t kv_blocks;     // cache blocks (64 tokens each) for generation; 0: none
 } rv_vlm_options;

@@ -134,6 +134,9 @@ static void cut_recomputed_and_frozen_agree(void **state) {
     compare_with_full(&a, &b->b, o, 1, NULL, true);
     o.recompute = false;
     compare_with_full(&a, &b->b, o, 1, NULL, true);
+    o.max_rows = 256;
+    o.image_rows = 44; // the most of one sequence
+    compare_with_full(&a, &b->b, o, 1, NULL, true);
     for (int part = 0; part < RV_NPARTS; part++) {
         o = frozen_options();
         o.train[part] = true;
