@@ -36,7 +36,13 @@ static inline float get(const void *src, rv_dtype t, int64_t i) {
         return ((const float *)src)[i];
     }
     uint16_t x = ((const uint16_t *)src)[i];
-    return t == RV_BF16 ? rv_bf16_to_f32(x) : rv_f16_to_f32(x);
+    if (t == RV_F16) {
+        return rv_f16_to_f32(x);
+    }
+    uint32_t bits = (uint32_t)x << 16; // in line: loading a model is this
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
 // A source of fp32 elements: row-major, or panels.
@@ -80,6 +86,32 @@ static void store_block(const repack *r, const float *block, int64_t first, int6
     }
 }
 
+// Row-major 16-bit elements that are kept in their own type: their bits move.
+static bool moves(const repack *r) {
+    return !r->packed && r->type == r->store && rv_dtype_size(r->type) == 2;
+}
+
+static void move_block(const repack *r, int64_t i0, int64_t j0, int64_t first, int64_t rows) {
+    int64_t inside = r->k - j0 < rows ? r->k - j0 : rows;
+    int64_t cols = r->n - i0 < RV_PANEL ? r->n - i0 : RV_PANEL;
+    uint16_t *dst = (uint16_t *)r->dst + first;
+    if (inside < rows || cols < RV_PANEL) {
+        memset(dst, 0, (size_t)(rows * RV_PANEL) * sizeof *dst);
+    }
+    for (int64_t i = 0; i < cols; i++) {
+        const uint16_t *src = (const uint16_t *)r->data + (i0 + i) * r->k + j0;
+        if (r->paired) {
+            for (int64_t j = 0; j < inside; j++) {
+                dst[j / 2 * 2 * RV_PANEL + i * 2 + j % 2] = src[j];
+            }
+        } else {
+            for (int64_t j = 0; j < inside; j++) {
+                dst[j * RV_PANEL + i] = src[j];
+            }
+        }
+    }
+}
+
 // Fills panels lo..hi-1 of the destination, padding included.
 static void repack_panels(void *arg, int64_t lo, int64_t hi, int tid) {
     (void)tid;
@@ -88,9 +120,14 @@ static void repack_panels(void *arg, int64_t lo, int64_t hi, int tid) {
     const int64_t all = r->paired ? (r->k + 1) / 2 * 2 : r->k;
     for (int64_t p = lo; p < hi; p++) {
         for (int64_t j = 0; j < all; j += RV_PANEL) {
-            load_block(block, r, p * RV_PANEL, j);
-            store_block(r, block, (p * all + j) * RV_PANEL,
-                        all - j < RV_PANEL ? all - j : RV_PANEL);
+            int64_t first = (p * all + j) * RV_PANEL;
+            int64_t rows = all - j < RV_PANEL ? all - j : RV_PANEL;
+            if (moves(r)) {
+                move_block(r, p * RV_PANEL, j, first, rows);
+            } else {
+                load_block(block, r, p * RV_PANEL, j);
+                store_block(r, block, first, rows);
+            }
         }
     }
 }

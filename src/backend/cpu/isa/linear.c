@@ -16,6 +16,7 @@ enum {
     STEPS = 4096 / NC,   // of a panel at a time: 16 KiB of a tile's columns
     STREAM_ROWS = 16,    // rows with which weights stream from memory
     STREAM_BYTES = 8192, // of a panel at a time then
+    WAIT_ROWS = 4,       // rows that take less time than their weights
     GROUP = 4            // panels that share a block's steps while they are near
 };
 
@@ -335,8 +336,10 @@ static void job_part(void *arg, int tid, int team) {
 
 static void run_job(rv_ctx *c, job *b) {
     int64_t k = b->main.k + (b->lora.panels ? b->lora.k : 0);
-    rv_grid(rv_team(c, b->m * b->main.n * k), (b->m + MR - 1) / MR, rv_panels(b->main.n),
-            &b->row_parts, &b->panel_parts);
+    int64_t rows = b->m < WAIT_ROWS ? WAIT_ROWS : b->m; // fewer wait for the weights as long
+    int64_t units = b->m <= STREAM_ROWS ? 1 : (b->m + MR - 1) / MR; // no two read the same weights
+    rv_grid(rv_team(c, rows * b->main.n * k), units, rv_panels(b->main.n), &b->row_parts,
+            &b->panel_parts);
     rv_together(c, b->row_parts * b->panel_parts, job_part, &(job_call){b, c});
 }
 
