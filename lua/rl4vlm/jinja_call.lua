@@ -1,27 +1,31 @@
 -- jinja_call.lua - calls as Python makes them: filters, tests, methods and functions with named arguments.
 --
--- A signature is text: "old! new! count" are names in order, those with "!" must be given; "..." takes any.
+-- A signature is text: "old:str! new:str! count:int" are names in order; behind ":" the type that is wanted (None
+-- is as good as nothing there), "!" for what must be given; "..." takes any.
 local limits = require "rl4vlm.jinja_limits"
+local value = require "rl4vlm.jinja_value"
 
 local M = {}
 
 ---@class rl4vlm.jinja.Callable
 ---@field names string[]
----@field least integer
+---@field types table<integer, string>  Python's names
+---@field least integer                 how many must be given
 ---@field open boolean
 ---@field call function
 
 ---Describes a function that templates may call.
----@param signature string  such as "old! new! count": what it takes behind its first argument
+---@param signature string  what it takes behind its first argument
 ---@param call function
 ---@return rl4vlm.jinja.Callable
 function M.define(signature, call)
-  local f = { names = {}, least = 0, call = call }
-  for name, must in signature:gmatch("([%w_.]+)(!?)") do
+  local f = { names = {}, types = {}, least = 0, call = call }
+  for name, type, must in signature:gmatch("([%w_.]+):?(%a*)(!?)") do
     if name == "..." then
       f.open = true
     else
       f.names[#f.names + 1] = name
+      f.types[#f.names] = type ~= "" and type or nil
       f.least = must == "!" and #f.names or f.least
     end
   end
@@ -36,18 +40,12 @@ local function position(f, name)
   end
 end
 
----Calls it: `self` first, then its arguments by their places. Those not given are nil.
----@param f rl4vlm.jinja.Callable
----@param what string   its name, for messages
----@param self any
----@param args table    in order
----@param named table   {name, value} pairs in order
----@return any
-function M.invoke(f, what, self, args, named)
-  local values = table.move(args, 1, #args, 1, {})
+-- The values by their places.
+local function place(f, what, args, named)
   if #args > #f.names and not f.open then
     limits.fail("%s takes at most %d arguments, got %d", what, #f.names, #args)
   end
+  local values = table.move(args, 1, #args, 1, {})
   for _, pair in ipairs(named) do
     local i = position(f, pair[1])
     if not i then
@@ -57,11 +55,33 @@ function M.invoke(f, what, self, args, named)
     end
     values[i] = pair[2]
   end
-  for i = 1, f.least do
-    if values[i] == nil then
-      limits.fail("%s needs '%s'", what, f.names[i])
+  return values
+end
+
+local function check(f, what, values)
+  for i, name in ipairs(f.names) do
+    local v, wanted = values[i], f.types[i]
+    if wanted and v == value.none then
+      v, values[i] = nil, nil
+    end
+    if v == nil and i <= f.least then
+      limits.fail("%s needs '%s'", what, name)
+    elseif v ~= nil and wanted and value.type(v) ~= wanted then
+      limits.fail("%s: %s: wanted a %s, got a %s", what, name, wanted, value.type(v))
     end
   end
+end
+
+---Calls it: `self` first, then its arguments by their places. Those not given are nil.
+---@param f rl4vlm.jinja.Callable
+---@param what string   its name, for messages
+---@param self any
+---@param args table    in order
+---@param named table   {name, value} pairs in order
+---@return any
+function M.invoke(f, what, self, args, named)
+  local values = place(f, what, args, named)
+  check(f, what, values)
   return f.call(self, table.unpack(values, 1, math.max(#f.names, #args)))
 end
 

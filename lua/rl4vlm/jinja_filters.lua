@@ -21,8 +21,8 @@ for _, name in ipairs { "upper", "lower", "capitalize", "title" } do
   end)
 end
 
-filters.trim = define("chars", function(v, chars)
-  return text.strip(value.str(v), chars ~= none and chars or nil)
+filters.trim = define("chars:str", function(v, chars)
+  return text.strip(value.str(v), chars)
 end)
 
 filters.string = define("", value.str)
@@ -33,11 +33,11 @@ filters.escape = define("", function(v)
 end)
 filters.e = filters.escape
 
-filters.replace = define("old! new! count", function(v, old, new, count)
-  return text.replace(value.str(v), value.str(old), value.str(new), count ~= none and count or nil)
+filters.replace = define("old! new! count:int", function(v, old, new, count)
+  return text.replace(value.str(v), value.str(old), value.str(new), count)
 end)
 
-filters.center = define("width", function(v, width)
+filters.center = define("width:int", function(v, width)
   return text.pad(value.str(v), width or 80, "both")
 end)
 
@@ -50,6 +50,9 @@ filters.wordcount = define("", function(v)
 end)
 
 filters.indent = define("width first blank", function(v, width, first, blank)
+  if width and type(width) ~= "string" and math.type(width) ~= "integer" then
+    fail("indent: width: wanted an int or a str, got a %s", value.type(width))
+  end
   local pad = type(width) == "string" and width or text.rep(" ", width or 4)
   local lines = text.lines(value.str(v) .. "\n")
   limits.spend_text(#lines * (#pad + 0.0))
@@ -71,7 +74,10 @@ local function to_number(v, base)
   return type(v) ~= "table" and v ~= none and value.number(v) or nil
 end
 
-filters.int = define("default base", function(v, default, base)
+filters.int = define("default base:int", function(v, default, base)
+  if base and (base < 2 or base > 36) then
+    fail("int: base: wanted 2 to 36, got %d", base)
+  end
   local x = to_number(v, base ~= 10 and base or nil)
   local whole = x and x == x and math.tointeger(x < 0 and math.ceil(x) or math.floor(x))
   return whole or default or 0
@@ -88,15 +94,18 @@ filters.abs = define("", function(v)
 end)
 
 -- Python rounds halves to even; "ceil" and "floor" are asked for by name.
-filters.round = define("precision method", function(v, precision, method)
+filters.round = define("precision:int method:str", function(v, precision, method)
   local x = type(v) ~= "string" and to_number(v) or fail("round: wanted a number, got a %s", value.type(v))
+  if precision and (precision < 0 or precision > 15) then
+    fail("round: precision: wanted 0 to 15, got %d", precision)
+  end
   local scale = 10.0 ^ (precision or 0)
   if math.type(x) == "integer" and (method or "common") == "common" then
     return x
   elseif method == "ceil" or method == "floor" then
     return math[method](x * scale) / scale
   end
-  return tonumber(("%." .. math.max(precision or 0, 0) .. "f"):format(x)) + 0.0
+  return tonumber(("%." .. (precision or 0) .. "f"):format(x)) + 0.0
 end)
 
 -- ---- what is not there ----
@@ -257,7 +266,7 @@ filters.dictsort = define("case_sensitive by reverse", function(v, case_sensitiv
   end))
 end)
 
-filters.attr = define("name!", function(v, name)
+filters.attr = define("name:str!", function(v, name)
   return methods.find(v, name) or value.undefined(name, v)
 end)
 

@@ -39,6 +39,7 @@ local function wrap(open, parts, close, style, depth)
   if #parts == 0 or not style.indent then
     return open .. table.concat(parts, style.item) .. close
   end
+  limits.spend_text((#parts + 1.0) * #style.indent * (depth + 1))
   local pad = "\n" .. style.indent:rep(depth + 1)
   return open .. pad .. table.concat(parts, style.item .. pad) .. "\n" .. style.indent:rep(depth) .. close
 end
@@ -52,6 +53,8 @@ local function key_text(key)
     return "null"
   elseif type(key) == "boolean" then
     return tostring(key)
+  elseif type(key) ~= "number" then
+    limits.fail("tojson: a key of type %s", value.type(key))
   end
   return number(key)
 end
@@ -107,8 +110,15 @@ end
 ---@param sort_keys? boolean
 ---@return string
 function M.write(v, ensure_ascii, indent, separators, sort_keys)
-  indent = given(indent) and (type(indent) == "string" and indent or text.rep(" ", value.number(indent))) or nil
+  if given(indent) and type(indent) ~= "string" then
+    indent = math.type(indent) == "integer" and text.rep(" ", indent)
+      or limits.fail("tojson: indent: wanted an int or a str, got a %s", value.type(indent))
+  end
+  indent = given(indent) and indent or nil
   local pair = given(separators) and separators or { indent and "," or ", ", ": " }
+  if value.kind(separators) == nil and given(separators) or type(pair[1]) ~= "string" or type(pair[2]) ~= "string" then
+    limits.fail("tojson: separators: wanted two texts")
+  end
   local s = write(v, { ascii = given(ensure_ascii) and value.truth(ensure_ascii), indent = indent,
     item = pair[1], colon = pair[2], sorted = given(sort_keys) and value.truth(sort_keys) }, 0)
   limits.spend_text(#s)

@@ -10,24 +10,6 @@ local M = {}
 
 local define, fail, none = call.define, limits.fail, value.none
 
--- An argument that must be of a type; None and what is not given are nil.
-local function want(v, kind, what)
-  if v == nil or v == none then
-    return nil
-  elseif value.type(v) ~= kind then
-    fail("%s: wanted a %s, got a %s", what, kind, value.type(v))
-  end
-  return v
-end
-
-local function must(v, kind, what)
-  local good = want(v, kind, what)
-  if good == nil then
-    fail("%s: wanted a %s, got a %s", what, kind, value.type(v))
-  end
-  return good
-end
-
 -- ---- str ----
 
 local str = {}
@@ -37,35 +19,18 @@ for _, name in ipairs { "upper", "lower", "capitalize", "title", "swapcase" } do
 end
 
 for _, name in ipairs { "strip", "lstrip", "rstrip" } do
-  str[name] = define("chars", function(s, chars)
-    return text[name](s, want(chars, "str", name .. "()"))
-  end)
+  str[name] = define("chars:str", text[name])
 end
 
 for _, name in ipairs { "split", "rsplit" } do
-  str[name] = define("sep maxsplit", function(s, mark, most)
-    return value.list(text[name](s, want(mark, "str", name .. "()"), want(most, "int", name .. "()")))
+  str[name] = define("sep:str maxsplit:int", function(s, mark, most)
+    return value.list(text[name](s, mark, most))
   end)
 end
 
 str.splitlines = define("", function(s)
   return value.list(text.lines(s))
 end)
-
--- A text, or any of a tuple of texts.
-local function any_of(what, test)
-  return define("prefix!", function(s, part)
-    if value.kind(part) ~= "tuple" then
-      return test(s, must(part, "str", what))
-    end
-    for _, one in ipairs(part) do
-      if test(s, must(one, "str", what)) then
-        return true
-      end
-    end
-    return false
-  end)
-end
 
 local function starts(s, part)
   return s:sub(1, #part) == part
@@ -75,50 +40,62 @@ local function ends(s, part)
   return part == "" or s:sub(-#part) == part
 end
 
+-- A text, or any of a tuple of texts.
+local function any_of(name, test)
+  return define("prefix!", function(s, part)
+    for _, one in ipairs(value.kind(part) == "tuple" and part or { part }) do
+      if type(one) ~= "string" then
+        fail("%s: wanted a str or a tuple of str, got a %s", name, value.type(one))
+      elseif test(s, one) then
+        return true
+      end
+    end
+    return false
+  end)
+end
+
 str.startswith = any_of("startswith()", starts)
 str.endswith = any_of("endswith()", ends)
 
-str.removeprefix = define("prefix!", function(s, part)
-  return starts(s, must(part, "str", "removeprefix()")) and s:sub(#part + 1) or s
+str.removeprefix = define("prefix:str!", function(s, part)
+  return starts(s, part) and s:sub(#part + 1) or s
 end)
 
-str.removesuffix = define("suffix!", function(s, part)
-  return part ~= "" and ends(s, must(part, "str", "removesuffix()")) and s:sub(1, -#part - 1) or s
+str.removesuffix = define("suffix:str!", function(s, part)
+  return part ~= "" and ends(s, part) and s:sub(1, -#part - 1) or s
 end)
 
-str.replace = define("old! new! count", function(s, old, new, count)
-  return text.replace(s, must(old, "str", "replace()"), must(new, "str", "replace()"), want(count, "int", "replace()"))
-end)
+str.replace = define("old:str! new:str! count:int", text.replace)
 
 str.join = define("iterable!", function(s, list)
-  local parts, size = {}, 0
-  for i, item in ipairs(value.items(list)) do
-    parts[i] = must(item, "str", ("join(): item %d"):format(i - 1))
+  local parts, size = value.items(list), 0
+  for i, item in ipairs(parts) do
+    if type(item) ~= "string" then
+      fail("join(): item %d: wanted a str, got a %s", i - 1, value.type(item))
+    end
     size = size + #item + #s
   end
   limits.spend_text(size)
   return table.concat(parts, s)
 end)
 
-str.find = define("sub!", function(s, part)
-  return text.find(s, must(part, "str", "find()"))
+str.find = define("sub:str!", function(s, part)
+  return text.find(s, part)
 end)
 
-str.rfind = define("sub!", function(s, part)
-  return text.find(s, must(part, "str", "rfind()"), true)
+str.rfind = define("sub:str!", function(s, part)
+  return text.find(s, part, true)
 end)
 
-str.index = define("sub!", function(s, part)
-  local at = text.find(s, must(part, "str", "index()"))
+str.index = define("sub:str!", function(s, part)
+  local at = text.find(s, part)
   return at >= 0 and at or fail("index(): substring not found")
 end)
 
-str.count = define("sub!", function(s, part)
-  return text.count(s, must(part, "str", "count()"))
-end)
+str.count = define("sub:str!", text.count)
 
-str.partition = define("sep!", function(s, mark)
-  local first, last = s:find(must(mark, "str", "partition()"), 1, true)
+str.partition = define("sep:str!", function(s, mark)
+  local first, last = s:find(mark, 1, true)
   if not first or mark == "" then
     return mark == "" and fail("partition(): empty separator") or value.tuple { s, "", "" }
   end
@@ -126,14 +103,14 @@ str.partition = define("sep!", function(s, mark)
 end)
 
 for name, side in pairs { ljust = "right", rjust = "left", center = "both" } do
-  str[name] = define("width! fillchar", function(s, width, fill)
-    return text.pad(s, must(width, "int", name .. "()"), side, want(fill, "str", name .. "()"))
+  str[name] = define("width:int! fillchar:str", function(s, width, fill)
+    return text.pad(s, width, side, fill)
   end)
 end
 
-str.zfill = define("width!", function(s, width)
+str.zfill = define("width:int!", function(s, width)
   local sign, digits = s:match("^([+-]?)(.*)$")
-  return sign .. text.pad(digits, must(width, "int", "zfill()") - #sign, "left", "0")
+  return sign .. text.pad(digits, width - #sign, "left", "0")
 end)
 
 -- Questions about every character; of ASCII, and of what has no letters beyond it.

@@ -88,4 +88,20 @@ describe("an error of a template", function()
     stops("{{ " .. ("-"):rep(300) .. "1 }}", "nested deeper than 100")
     stops(("{% if 1 %}"):rep(300), "nested deeper than 100")
   end)
+
+  it("is all that a broken template gives", function()
+    local rng = require("rl4vlm.rng").new(3)
+    local bits = { "{{", "}}", "{%", "%}", "{#", "-", "(", ")", "[", "]", "{", "}", "|", ".", ",", "'", "\\", " if ", " for ", " in ",
+      " is ", "endif", "loop", "9", "1.5", "none", "~", "**", "//", "%", "\xff", "é", "\n", "=", ":", "e", "[::-1]", "|list", "()", "*" }
+    for _ = 1, 1500 do
+      local case = rng:choice(golden.cases)
+      local source = case[1]
+      for _ = 1, rng:int(1, 4) do
+        local at = rng:int(1, #source + 1)
+        source = source:sub(1, at - 1) .. rng:choice(bits) .. source:sub(at + rng:int(0, 4))
+      end
+      local text, err = render(source, golden.variables[case[2]])
+      assert.is_true(type(text) == "string" or err:find("^t: ") ~= nil, source)
+    end
+  end)
 end)
