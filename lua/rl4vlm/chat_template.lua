@@ -11,7 +11,7 @@ local M = {}
 ---@class rl4vlm.ChatTemplate
 ---@field template rl4vlm.jinja.Template
 ---@field tokens table<string, string>  bos_token, eos_token... as the template's variables
----@field lists boolean                 the template looks at the parts of a message
+---@field form "text"|"parts"|nil       how it wants contents: it knows no parts, nothing else, or both
 local Chat = {}
 Chat.__index = Chat
 
@@ -54,6 +54,13 @@ function M.find(dir)
   return source, source and path
 end
 
+local function form_of(source)
+  if not source:find("type", 1, true) then
+    return "text"
+  end
+  return not source:find("is%s+string") and not source:find("is%s+not%s+string") and "parts" or nil
+end
+
 -- Texts of tokens with a name, such as bos_token; tokenizer_config.json's stand above the older file's.
 local function named_tokens(dir)
   local tokens = {}
@@ -88,15 +95,14 @@ function M.open(dir, family, override)
   if not template then
     error(err .. ": prompt.template can give another", 0)
   end
-  return setmetatable({ template = template, tokens = named_tokens(dir),
-    lists = source:find("type", 1, true) ~= nil }, Chat)
+  return setmetatable({ template = template, tokens = named_tokens(dir), form = form_of(source) }, Chat)
 end
 
--- The content as the template knows it: a list of parts, or, where it looks at no parts, one text.
+-- The content as the template reads it.
 local function content_for(self, content)
-  if self.lists then
-    return type(content) == "string" and { { type = "text", text = content } } or content
-  elseif type(content) == "string" then
+  if type(content) == "string" then
+    return self.form == "parts" and { { type = "text", text = content } } or content
+  elseif self.form ~= "text" then
     return content
   end
   local texts = {}
