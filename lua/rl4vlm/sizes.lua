@@ -47,7 +47,7 @@ function M.rows(arch, options, batch)
   for key, value in pairs(options) do
     trial[key] = value
   end
-  trial.base = nil -- activations are the same
+  trial.base, trial.kv_blocks = nil, 0 -- activations are the same; all of them, not just beside the cache
   trial.train = { language = true, vision = options.train.vision }
   local most = math.max(least, math.min(MOST_ROWS, batch.samples and batch.samples * batch.tokens or MOST_ROWS))
   local function bytes(rows)

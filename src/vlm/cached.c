@@ -110,6 +110,7 @@ rv_status rv_vlm_extend(rv_vlm *m, rv_dev logits, rv_dev hidden, rv_dev features
         RV_TRY(check_extend(m, features, &seqs[s], s, e));
     }
     bool wanted = !rv_dev_none(logits) || !rv_dev_none(hidden);
+    rv_vlm_kv_give(m);
     int64_t done = 0;
     pack k = {0};
     m->resident = -1;

@@ -10,7 +10,9 @@
 #include "model.h"
 #include "positions.h"
 
-enum { WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, CACHE, N_ARENAS };
+// What the backward pass alone reads and the key/value cache are never needed at the same time:
+// they share an arena.
+enum { WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, SHARED, N_ARENAS };
 
 rv_dev rv_arena_bytes(rv_arena *a, size_t bytes) {
     rv_dev d = {a->base + a->used};
@@ -108,15 +110,16 @@ static void lay_saved(rv_vlm *m, rv_tower *t, rv_arena *a, rv_saved *s, bool lea
     }
 }
 
-// What the forward pass leaves for the backward pass; without one, what it passes on.
-static void lay_kept(rv_vlm *m, rv_tower *t, rv_arena *a, bool learns) {
+// What a pass through the blocks works in, and behind it, in `kept`, what the backward pass needs
+// of all blocks.
+static void lay_kept(rv_vlm *m, rv_tower *t, rv_arena *a, rv_arena *kept, bool learns) {
     t->n_x = learns ? (int)most(2, t->n_blocks) : 2;
     t->n_saved = learns && !m->o.recompute ? t->n_blocks : 1;
     for (int i = 0; i < t->n_x; i++) {
-        t->x[i] = rv_arena_take(a, t->rows * t->width);
+        t->x[i] = rv_arena_take(i < 2 ? a : kept, t->rows * t->width);
     }
     for (int i = 0; i < t->n_saved; i++) {
-        lay_saved(m, t, a, &t->saved[i], learns);
+        lay_saved(m, t, i < 1 ? a : kept, &t->saved[i], learns);
     }
     t->out = rv_arena_take(a, t->rows * t->width);
 }
@@ -195,9 +198,9 @@ static void lay_connector(rv_vlm *m, rv_arena *a, bool learns) {
 }
 
 // What the vision tower's forward pass leaves.
-static void lay_seeing(rv_vlm *m, rv_arena *a, bool learns) {
+static void lay_seeing(rv_vlm *m, rv_arena *a, rv_arena *kept, bool learns) {
     const rv_arch_vision *v = &m->arch.vision;
-    lay_kept(m, &m->vision, a, learns);
+    lay_kept(m, &m->vision, a, kept, learns);
     m->embedded = rv_arena_take(a, v->pre_norm ? m->vision.rows * v->width : 0);
     if (v->rope_theta > 0) {
         m->vision_angle = rv_arena_take(a, m->vision.rows * m->vision.attn.head_dim);
@@ -213,14 +216,14 @@ static int64_t widest_bias(const rv_vlm *m) {
     return n;
 }
 
-static void lay_activations(rv_vlm *m, rv_arena *a) {
+static void lay_activations(rv_vlm *m, rv_arena *a, rv_arena *kept) {
     const rv_arch *h = &m->arch;
     bool seen = h->vision.width > 0;
     bool vision = seen && rv_vlm_flows(m, m->stage_connector);
     bool connector = seen && rv_vlm_flows(m, m->stage_embed);
     bool text = rv_vlm_flows(m, m->stage_head);
     int64_t images = m->image_rows, c = h->text.width;
-    lay_kept(m, &m->text, a, text);
+    lay_kept(m, &m->text, a, kept, text);
     lay_gradients(&m->text, a, text);
     m->hidden = rv_arena_take(a, m->o.max_rows * c);
     m->lora_bias = rv_arena_take(a, widest_bias(m));
@@ -239,7 +242,7 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
         }
     }
     if (vision) {
-        lay_seeing(m, a, true);
+        lay_seeing(m, a, kept, true);
     }
     size_t mark = rv_arena_mark(a);
     lay_shared(m, &m->text, a, text);
@@ -249,7 +252,7 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
     if (seen) {
         lay_connector(m, a, connector);
         if (!vision) {
-            lay_seeing(m, a, false);
+            lay_seeing(m, a, kept, false);
         }
         lay_gradients(&m->vision, a, vision);
         lay_shared(m, &m->vision, a, vision);
@@ -261,9 +264,26 @@ static void lay_activations(rv_vlm *m, rv_arena *a) {
 
 // ---- counting and taking ----
 
+static size_t cache_bytes(const rv_vlm *m) { return m->kv_layer_bytes * (size_t)m->text.n_blocks; }
+
 static void lay_cache(rv_vlm *m, rv_arena *a) {
     m->kv_layer_bytes = (size_t)m->o.kv_blocks * m->be->kv_block_bytes(&m->text.attn);
-    m->kv = rv_arena_bytes(a, m->kv_layer_bytes * (size_t)m->text.n_blocks);
+    m->kv = rv_arena_bytes(a, cache_bytes(m));
+}
+
+void rv_vlm_kv_take(rv_vlm *m) {
+    if (m->kv_used && m->kept_bytes) {
+        m->kv_used = false;
+        m->epoch++;
+    }
+}
+
+void rv_vlm_kv_give(rv_vlm *m) {
+    size_t bytes = cache_bytes(m) < m->kept_bytes ? cache_bytes(m) : m->kept_bytes;
+    if (!m->kv_used && bytes) {
+        m->be->zero(m->ctx, m->kv, bytes); // no stale NaN behind a sequence's end
+    }
+    m->kv_used = true;
 }
 
 // Rows of views to remember while the decoder alone learns: in a sixteenth of the weights' memory.
@@ -279,8 +299,10 @@ static int64_t known_rows(const rv_vlm *m, size_t weights) {
 static void lay_out(rv_vlm *m, rv_arena a[N_ARENAS]) {
     lay_parameters(m, a);
     m->known.rows = known_rows(m, a[WEIGHTS].used);
-    lay_activations(m, &a[ACTIVATIONS]);
-    lay_cache(m, &a[CACHE]);
+    lay_activations(m, &a[ACTIVATIONS], &a[SHARED]);
+    m->kept_bytes = a[SHARED].used;
+    rv_arena_release(&a[SHARED], 0);
+    lay_cache(m, &a[SHARED]);
 }
 
 static int64_t longest(const rv_vlm *m) {
@@ -353,8 +375,8 @@ static void count_memory(rv_vlm *m, size_t bytes[N_ARENAS]) {
     rv_plan p = {.adapters = adapter_bytes(m),
                  .gradients = bytes[GRADIENTS],
                  .optimizer = bytes[OPTIMIZER],
-                 .activations = bytes[ACTIVATIONS],
-                 .kv_cache = bytes[CACHE],
+                 .activations = bytes[ACTIVATIONS] + bytes[SHARED] - cache_bytes(m),
+                 .kv_cache = cache_bytes(m),
                  .scratch = scratch_bytes(m),
                  .host = host_bytes(m)};
     p.weights = bytes[WEIGHTS] - p.adapters;

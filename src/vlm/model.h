@@ -140,7 +140,9 @@ struct rv_vlm {
     int stage_connector, stage_embed, stage_head;
 
     rv_plan plan;
-    rv_dev memory[5]; // weights, gradients, optimiser, activations, cache
+    rv_dev memory[5];  // weights, gradients, optimiser, activations, cache and what is kept
+    size_t kept_bytes; // for the backward pass, in the cache's memory
+    bool kv_used;      // that memory holds the cache
     size_t grad_bytes;
     int64_t positions;  // that have angles
     int64_t image_rows; // the most image rows of a piece
@@ -210,6 +212,10 @@ rv_dev rv_arena_take(rv_arena *a, int64_t n);
 rv_dev rv_arena_bytes(rv_arena *a, size_t bytes);
 static inline size_t rv_arena_mark(const rv_arena *a) { return a->used; }
 static inline void rv_arena_release(rv_arena *a, size_t mark) { a->used = mark; }
+/// Gives the cache's memory to what is kept for the backward pass (a new epoch: it is lost), and
+/// back.
+void rv_vlm_kv_take(rv_vlm *m);
+void rv_vlm_kv_give(rv_vlm *m);
 /// Takes all memory at the first use, when all adapters are known.
 rv_status rv_vlm_ready(rv_vlm *m, rv_err *e);
 /// True when the gradient of the input of `stage` is needed.

@@ -235,6 +235,9 @@ static rv_status piece_forward(rv_vlm *m, const rv_batch *b, const rv_piece *p, 
         return RV_OK;
     }
     rv_pass pass = pass_of(m, p, keep);
+    if (pass.keep) {
+        rv_vlm_kv_take(m);
+    }
     m->be->embed(m->ctx, m->text.x[0], &m->params[m->embed].w, m->ids, p->rows);
     if (p->n_images) {
         RV_TRY(rv_features_show(m, b->images + p->image0, p->n_images, keep, e));

@@ -59,7 +59,8 @@ typedef struct {
     int64_t kv_blocks;     // cache blocks (64 tokens each) for generation; 0: none
 } rv_vlm_options;
 
-// Bytes by what they are for. `host` is what stays with the CPU where the device has memory of its
+// Bytes by what they are for; activations are those that have no place in the cache's memory, which
+// they share. `host` is what stays with the CPU where the device has memory of its
 // own: numbers of rows, logits on their way out.
 typedef struct {
     size_t weights, adapters, gradients, optimizer, activations, kv_cache, scratch, host, total;
@@ -183,7 +184,7 @@ double rv_vlm_grad_norm(rv_vlm *m);
 /// gradient is not finite (nothing changes).
 rv_status rv_vlm_adamw(rv_vlm *m, const rv_adamw *how, float value_lr, rv_err *e);
 /// A number that changes whenever weights change, and with the adapter in use: cached keys of
-/// another epoch are stale.
+/// another epoch are stale. A kept score uses the cache's memory: that is a new epoch too.
 uint64_t rv_vlm_epoch(const rv_vlm *m);
 
 // ---- cached sequences ----

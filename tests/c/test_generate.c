@@ -308,6 +308,44 @@ static void changed_weights_empty_the_cache(void **state) {
     tiny_free(&t);
 }
 
+// What is kept for a backward pass lies in the cache's memory: neither shows in the other's bits.
+static void learning_and_drawing_take_turns(void **state) {
+    (void)state;
+    static case_request r[N_REQUESTS];
+    memset(r, 0, sizeof r);
+    make_requests(r);
+    rv_arch a = tiny_arch();
+    tiny t = new_model(&a);
+    case_answer first[N_REQUESTS], again[N_REQUESTS];
+    rv_generator *g = new_generator(&t, 4, 64, true);
+    tiny_batch *b = tiny_batch_new(TINY_SEQS, 21);
+    tiny_scores *up = tiny_upstream(2);
+    rv_err e = {0};
+    const int64_t some = rv_vlm_param_find(t.m, "text.layers.0.q.weight");
+    run_all(g, 4, r, NULL, first);
+    free(tiny_score(&t, &b->b, true));
+    must(rv_vlm_backward(t.m, &up->s, 1, &e), &e);
+    float *want = tiny_get(&t, some, RV_OF_GRAD);
+    rv_vlm_zero_grad(t.m);
+    run_all(g, 4, r, NULL, again);
+    same_answers(first, again);
+    free(tiny_score(&t, &b->b, true));
+    run_all(g, 4, r, NULL, again); // between a score and its backward pass
+    same_answers(first, again);
+    must(rv_vlm_backward(t.m, &up->s, 1, &e), &e);
+    float *got = tiny_get(&t, some, RV_OF_GRAD);
+    same_bits("gradient", want, got, tiny_count(rv_vlm_param(t.m, some)));
+    check_scores(&t, r, again);
+    run_all(g, 4, r, NULL, again); // scores without gradients leave the cache alone
+    same_answers(first, again);
+    free(want);
+    free(got);
+    free(up);
+    free(b);
+    rv_generator_free(g, true);
+    tiny_free(&t);
+}
+
 static void ends_where_it_should(void **state) {
     (void)state;
     static case_request r[N_REQUESTS];
@@ -382,6 +420,7 @@ int main(void) {
         cmocka_unit_test(prefixes_are_computed_once),
         cmocka_unit_test(a_full_pool_is_enough),
         cmocka_unit_test(changed_weights_empty_the_cache),
+        cmocka_unit_test(learning_and_drawing_take_turns),
         cmocka_unit_test(ends_where_it_should),
         cmocka_unit_test(bad_requests_are_refused),
     };
