@@ -3,14 +3,33 @@
 // stb_image decodes, but it forgives much: it skips checksums and reads zeros past the end of a
 // torn file. So the structure of the file is checked first, which also gives messages that name the
 // place.
-#define STBI_ONLY_PNG
-#define STBI_ONLY_BMP
-#include "image_stb.h"
-
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "file.h"
+#include "image_source.h"
+
+// No single buffer of a decoder is larger than this: a small file cannot unpack to the whole
+// memory.
+#define MAX_BUFFER ((size_t)1 << 30)
+
+static void *limited_realloc(void *p, size_t n) { return n > MAX_BUFFER ? NULL : realloc(p, n); }
+
+#define STBI_ONLY_PNG
+#define STBI_ONLY_BMP
+#define STBI_MALLOC(n)      limited_realloc(NULL, (n))
+#define STBI_REALLOC(p, n)  limited_realloc((p), (n))
+#define STBI_FREE(p)        free(p)
+#define STBI_MAX_DIMENSIONS RV_IMAGE_MAX_SIDE
+#define STBI_NO_STDIO
+#define STBI_NO_LINEAR
+#define STBI_NO_HDR
+#define STB_IMAGE_STATIC
+#define STB_IMAGE_IMPLEMENTATION
+// stb declares more than it defines under these settings; gcc says so at the end of the file.
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include <stb_image.h>
 
 static uint32_t be32(const uint8_t *p) {
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
@@ -33,6 +52,19 @@ static uint32_t crc32(const uint8_t *p, size_t n) {
         c = c >> 4 ^ table[c & 15];
     }
     return ~c;
+}
+
+rv_status rv_image_check_size(const rv_image_source *s, const char *format, int64_t w, int64_t h,
+                              rv_err *e) {
+    if (w < 1 || h < 1 || w > RV_IMAGE_MAX_SIDE || h > RV_IMAGE_MAX_SIDE) {
+        return RV_FAIL(e, RV_EFORMAT, "%s: a %s of %lld x %lld pixels: wanted sides from 1 to %d",
+                       s->name, format, (long long)w, (long long)h, RV_IMAGE_MAX_SIDE);
+    }
+    if (w * h > RV_IMAGE_MAX_PIXELS) {
+        return RV_FAIL(e, RV_EFORMAT, "%s: a %s of %lld x %lld pixels: wanted at most %d pixels",
+                       s->name, format, (long long)w, (long long)h, RV_IMAGE_MAX_PIXELS);
+    }
+    return RV_OK;
 }
 
 // Walks the chunks of a PNG up to IEND: all lengths inside the file, all checksums right.
@@ -61,6 +93,9 @@ static rv_status check_png(const rv_image_source *s, rv_err *e) {
         if (strcmp(type, "IEND") == 0) {
             return RV_OK;
         }
+        if (strcmp(type, "IHDR") == 0 && len >= 8) {
+            RV_TRY(rv_image_check_size(s, "PNG", be32(s->p + at + 8), be32(s->p + at + 12), e));
+        }
         at += len + 12;
     }
 }
@@ -74,10 +109,7 @@ static rv_status check_bmp(const rv_image_source *s, rv_err *e) {
     uint64_t start = le32(s->p + 10), bits = le32(s->p + 28) & 0xFFFF;
     int64_t w = (int32_t)le32(s->p + 18), h = (int32_t)le32(s->p + 22);
     h = h < 0 ? -h : h;
-    if (w < 1 || h < 1 || w > RV_IMAGE_MAX_SIDE || h > RV_IMAGE_MAX_SIDE) {
-        return RV_FAIL(e, RV_EFORMAT, "%s: a BMP of %lld x %lld pixels: wanted sides from 1 to %d",
-                       s->name, (long long)w, (long long)h, RV_IMAGE_MAX_SIDE);
-    }
+    RV_TRY(rv_image_check_size(s, "BMP", w, h, e));
     uint64_t need = start + ((uint64_t)w * bits + 31) / 32 * 4 * (uint64_t)h;
     if (need > s->n) {
         return RV_FAIL(e, RV_EFORMAT, "%s: truncated BMP: wanted %llu bytes, found %zu", s->name,
@@ -154,7 +186,6 @@ static void flatten(rv_image *out, const uint8_t *src, int channels) {
 // Decodes a PNG or BMP file whose structure is checked.
 static rv_status decode(rv_image *out, const rv_image_source *s, const char *format, rv_err *e) {
     int w = 0, h = 0, channels = 0, wanted = has_spare_byte(s) ? 3 : 0;
-    RV_TRY(rv_image_check_size(s, format, e));
     uint8_t *px = stbi_load_from_memory(s->p, (int)s->n, &w, &h, &channels, wanted);
     if (!px) {
         return RV_FAIL(e, RV_EFORMAT, "%s: bad %s: %s", s->name, format, stbi_failure_reason());

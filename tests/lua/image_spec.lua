@@ -225,10 +225,10 @@ describe("a broken image file", function()
       { png:sub(1, -13), ("x: truncated PNG: no IEND chunk in its %d bytes"):format(#png - 12) },
       { png:sub(1, 100), ("x: truncated PNG: chunk IDAT at byte 33 wants %d bytes, 55 are left"):format(#png - 57) },
       { png:sub(1, 20) .. "\7" .. png:sub(22), "x: damaged PNG: wrong checksum of chunk IHDR at byte 8" },
-      { "\xFF\xD8\xFF\xE0\0\4ab\xFF\xDA\0\2abc", "x: truncated JPEG: no end marker in its 15 bytes" },
+      { "\xFF\xD8\xFF\xE0\0\4ab\xFF\xDA\0\2abc", "x: bad JPEG: Invalid JPEG file structure: SOS before SOF" },
       { "\xFF\xD8\xFF\xE0\0\4abc", "x: truncated JPEG: no end marker in its 9 bytes" },
-      { "\xFF\xD8\xFF\xE0\0\4abcdef", "x: damaged JPEG: no marker at byte 8" },
-      { "\xFF\xD8\xFF\xC4\0\x13\0" .. ("\xFF"):rep(16) .. "\xFF\xD9", "x: damaged JPEG: bad Huffman table at byte 2" },
+      { "\xFF\xD8\xFF\xE0\0\4abcdef", "x: truncated JPEG: no end marker in its 12 bytes" },
+      { "\xFF\xD8\xFF\xC4\0\x13\0" .. ("\xFF"):rep(16) .. "\xFF\xD9", "x: bad JPEG: Bogus Huffman table definition" },
       { "BM", "x: truncated or old BMP: wanted a header of 54 bytes" },
       { "BM" .. ("<I4I4I4I4i4i4I2I2I4I4I4I4I4I4"):pack(0, 0, 54, 40, 10, 10, 1, 24, 0, 0, 0, 0, 0, 0),
         "x: truncated BMP: wanted 374 bytes, found 54" },
@@ -237,6 +237,38 @@ describe("a broken image file", function()
     }
     for _, case in ipairs(cases) do
       raises(case[2], image.decode, case[1], "x")
+    end
+  end)
+
+  it("is refused when the data of a JPEG are torn or damaged", function()
+    for _, file in ipairs(files()) do
+      local bytes, kind = file.bytes, file.name:match "%.jpeg$" and (file.name:find "progressive" and "\xC2" or "\xC0")
+      local at = kind and bytes:find("\xFF" .. kind, 1, true)
+      local function put(offset, with, message)
+        raises("x: " .. message, image.decode, bytes:sub(1, at + offset - 1) .. with .. bytes:sub(at + offset + #with), "x")
+      end
+      if at then
+        local n, scan = #bytes, bytes:find("\xFF\xDA", 1, true)
+        for _, left in ipairs { 5, at, at + 9, scan + 4, scan + 20, n - 8, n - 2, n - 1 } do
+          raises(("x: truncated JPEG: no end marker in its %d bytes"):format(left), image.decode, bytes:sub(1, left), "x")
+        end
+        raises("x: bad JPEG: Corrupt JPEG data: premature end of data segment", image.decode,
+          bytes:sub(1, scan + 20) .. "\xFF\xD9", "x")
+        put(1, "\xC9", "a JPEG with arithmetic coding: wanted Huffman's")
+        put(4, "\12", "bad JPEG: Unsupported JPEG data precision 12")
+        put(5, "\x50\0\x50\0", "a JPEG of 20480 x 20480 pixels: wanted sides from 1 to 16384")
+        put(5, "\x40\0\x40\0", "a JPEG of 16384 x 16384 pixels: wanted at most 67108864 pixels")
+      end
+    end
+  end)
+
+  it("is read when a JPEG has stray bytes where no pixel is", function()
+    for _, file in ipairs(files()) do
+      if file.name:match "%.jpeg$" then
+        local bytes = file.bytes
+        local padded = bytes:sub(1, -3) .. "\0\0\0" .. bytes:sub(-2) .. "behind the end"
+        assert.is_true(image.decode(padded) == image.decode(bytes))
+      end
     end
   end)
 
@@ -262,13 +294,13 @@ describe("a broken image file", function()
   end)
 
   it("is kept as runs where that is small, and comes back whole", function()
-    local drawn, noise = image.new(60, 40, { 1, 2, 3 }), {}
+    local drawn, grains = image.new(60, 40, { 1, 2, 3 }), {}
     drawn:set(7, 9, { 200, 100, 50 })
     local r = rng.new(5)
     for i = 1, 20 * 10 * 3 do
-      noise[i] = string.char(r:int(0, 255))
+      grains[i] = string.char(r:int(0, 255))
     end
-    local grain = image.from_bytes(20, 10, table.concat(noise))
+    local grain = image.from_bytes(20, 10, table.concat(grains))
     local digest, bytes = drawn:hash(), drawn:bytes()
     drawn:pack()
     grain:pack()
