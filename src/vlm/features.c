@@ -48,18 +48,22 @@ static void put(rv_vlm *m, rv_dev features, const int32_t *from, const int32_t *
     }
 }
 
-rv_status rv_features_show(rv_vlm *m, const rv_view *views, int64_t n, bool keep, rv_err *e) {
-    int64_t row = 0, known = 0, fresh = 0, rows = 0;
-    for (int64_t i = 0; i < n; i++) {
+// Puts what is known of the views to their rows.
+static void show_known(rv_vlm *m, const rv_view *views, int64_t n) {
+    int64_t row = 0, rows = 0;
+    for (int64_t i = 0; i < n; row += views[i++].rows) {
         const rv_feature *f = find(m, &views[i]);
-        for (int64_t k = 0; f && k < f->rows; k++, known++) {
-            m->take[known] = (int32_t)(f->row0 + k);
-            m->shown[known] = m->image_row[row + k];
+        for (int64_t k = 0; f && k < f->rows; k++, rows++) {
+            m->take[rows] = (int32_t)(f->row0 + k);
+            m->shown[rows] = m->image_row[row + k];
         }
-        row += views[i].rows;
     }
-    put(m, m->known_rows, m->take, m->shown, known);
-    row = 0;
+    put(m, m->known_rows, m->take, m->shown, rows);
+}
+
+rv_status rv_features_show(rv_vlm *m, const rv_view *views, int64_t n, bool keep, rv_err *e) {
+    int64_t row = 0, rows = 0, fresh = 0;
+    show_known(m, views, n);
     for (int64_t i = 0; i < n; row += views[i++].rows) {
         if (find(m, &views[i])) {
             continue;
@@ -69,11 +73,12 @@ rv_status rv_features_show(rv_vlm *m, const rv_view *views, int64_t n, bool keep
             m->shown[rows++] = m->image_row[row + k];
         }
     }
-    if (fresh) {
-        RV_TRY(rv_features_forward(m, m->fresh, fresh, keep, e));
-        m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->shown, rows, m->arch.text.width);
-        remember_all(m, fresh);
+    if (fresh == 0) {
+        return RV_OK;
     }
+    RV_TRY(rv_features_forward(m, m->fresh, fresh, keep, e));
+    m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->shown, rows, m->arch.text.width);
+    remember_all(m, fresh);
     return RV_OK;
 }
 
