@@ -262,6 +262,21 @@ describe("a broken image file", function()
     end
   end)
 
+  it("is refused when a JPEG asks for scans without end", function()
+    for _, file in ipairs(files()) do
+      if file.name:find("progressive", 1, true) then
+        local first = file.bytes:find("\xFF\xDA\0\8\1", 1, true) -- the first scan of one channel
+        local behind = file.bytes:find("\xFF[\xC4\xDA]", first + 2)
+        local scan = file.bytes:sub(first, first + 8) .. "\0" .. file.bytes:sub(first + 10, behind - 1)
+        local function with(n)
+          return file.bytes:sub(1, first - 1) .. scan:rep(n) .. "\xFF\xD9"
+        end
+        assert.same({ image.decode(file.bytes):size() }, { image.decode(with(100)):size() })
+        raises("x: bad JPEG: more than 500 scans", image.decode, with(600), "x")
+      end
+    end
+  end)
+
   it("is read when a JPEG has stray bytes where no pixel is", function()
     for _, file in ipairs(files()) do
       if file.name:match "%.jpeg$" then
