@@ -106,25 +106,34 @@ static void extend_alone(tiny *t, const rv_arch *a, const rv_batch *b, int64_t s
     t->be->free(t->ctx, out);
 }
 
+static void compare_company(const rv_arch *a, int kind, const rv_vlm_options *o) {
+    tiny t = tiny_new(a, o, 1, NULL);
+    views_batch *b = views_batch_new(a, kind, 3);
+    tiny_scores *all = tiny_score(&t, &b->b, false);
+    int64_t image = 0;
+    for (int64_t s = 0; s < b->b.n; s++) {
+        float logits[TINY_VOCAB];
+        extend_alone(&t, a, &b->b, s, image, logits);
+        same_bits("logit", logits, &all->logits[(4 * s + 3) * TINY_VOCAB], TINY_VOCAB);
+        image += s == 1 ? 0 : 1;
+    }
+    free(all);
+    free(b);
+    tiny_free(&t);
+}
+
 // What a sequence's views give alone, on the cache, has the bits of the packed score.
 static void company_changes_nothing(void **state) {
     (void)state;
+    const rv_dtype stores[] = {RV_F32, RV_BF16, RV_BF16, RV_F16};
     for (int kind = 0; kind < N_TOWERS; kind++) {
         rv_arch a = views_arch(kind);
-        rv_vlm_options o = tiny_options();
-        tiny t = tiny_new(&a, &o, 1, NULL);
-        views_batch *b = views_batch_new(&a, kind, 3);
-        tiny_scores *all = tiny_score(&t, &b->b, false);
-        int64_t image = 0;
-        for (int64_t s = 0; s < b->b.n; s++) {
-            float logits[TINY_VOCAB];
-            extend_alone(&t, &a, &b->b, s, image, logits);
-            same_bits("logit", logits, &all->logits[(4 * s + 3) * TINY_VOCAB], TINY_VOCAB);
-            image += s == 1 ? 0 : 1;
+        for (int k = 0; k < 4; k++) {
+            rv_vlm_options o = tiny_options();
+            o.store = stores[k];
+            o.round_x = k == 1;
+            compare_company(&a, kind, &o);
         }
-        free(all);
-        free(b);
-        tiny_free(&t);
     }
 }
 
