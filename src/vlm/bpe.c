@@ -178,14 +178,15 @@ static void find_byte_tokens(rv_bpe *b) {
 // True when a piece can be cut into parts that are encoded by themselves: when what an unknown
 // character becomes hangs on nothing around it, and takes part in no merge.
 static bool parts_alone(const rv_bpe *b) {
-    if (b->byte_level || b->ignore_merges) {
-        return false;
-    }
-    bool bytes = b->byte_fallback;
+    bool bytes = true, fallback = b->byte_fallback;
     for (int i = 0; i < 256; i++) {
-        bytes = bytes && b->fallback_id[i] >= 0;
+        bytes = bytes && b->byte_id[i] >= 0;
+        fallback = fallback && b->fallback_id[i] >= 0;
     }
-    return bytes || (!b->byte_fallback && b->unk >= 0 && !b->fuse_unk);
+    if (b->ignore_merges || b->byte_level) {
+        return bytes && !b->ignore_merges;
+    }
+    return fallback || (!b->byte_fallback && b->unk >= 0 && !b->fuse_unk);
 }
 
 // True for the unknown token, and for a byte's where characters become those.
@@ -195,21 +196,41 @@ static bool is_unknown(const rv_bpe *b, int32_t id) {
     return id == b->unk || (b->byte_fallback && n == 6 && memcmp(token, "<0x", 3) == 0);
 }
 
+// Adds what a merge makes to the seams; false when it is not written in bytes.
+static bool add_bytes(rv_bpe *b, const char *token, size_t n) {
+    b->scratch.n = 0;
+    for (size_t i = 0; i < n;) {
+        uint32_t cp = 0;
+        i += rv_utf8_read(token + i, n - i, &cp);
+        int byte = rv_char_byte(cp);
+        if (byte < 0) {
+            return false;
+        }
+        char c = (char)byte;
+        rv_bytes_add(&b->scratch, &c, 1);
+    }
+    rv_seams_add_bytes(&b->seams, (const uint8_t *)b->scratch.p, b->scratch.n);
+    return !b->scratch.failed;
+}
+
 rv_status rv_bpe_cut_pieces(rv_bpe *b, rv_err *e) {
     b->cuts = parts_alone(b);
-    for (int64_t i = 0; b->cuts && i < b->n_merge_slots; i++) {
+    bool room = !b->cuts || !b->byte_level || rv_seams_reserve_bytes(&b->seams, b->vocab->text.n);
+    for (int64_t i = 0; room && b->cuts && i < b->n_merge_slots; i++) {
         const struct rv_merge *m = &b->merge[i];
         if (m->pair == EMPTY) {
             continue;
         }
         size_t n;
         const char *token = rv_vocab_text(b->vocab, m->id, &n);
-        if (!rv_seams_add(&b->seams, token, n)) {
-            return RV_FAIL(e, RV_ENOMEM, "out of memory for the pairs of a vocabulary");
+        if (b->byte_level) {
+            b->cuts = add_bytes(b, token, n);
+        } else {
+            room = rv_seams_add(&b->seams, token, n);
+            b->cuts = !is_unknown(b, (int32_t)(m->pair >> 32)) && !is_unknown(b, (int32_t)m->pair);
         }
-        b->cuts = !is_unknown(b, (int32_t)(m->pair >> 32)) && !is_unknown(b, (int32_t)m->pair);
     }
-    return RV_OK;
+    return room ? RV_OK : RV_FAIL(e, RV_ENOMEM, "out of memory for the pairs of a vocabulary");
 }
 
 rv_status rv_bpe_read(rv_bpe *b, const json_t *model, const rv_vocab *vocab, rv_err *e) {
@@ -455,10 +476,21 @@ static rv_status encode_part(rv_bpe *b, const char *piece, size_t n, rv_ids *out
     return RV_OK;
 }
 
+// The length of the part at the front of a piece. A piece of bytes that the cache can hold is
+// looked up as a whole, when it begins like a word: scripts without blanks come in clauses, which
+// repeat only in parts.
+static size_t next_part(const rv_bpe *b, const char *piece, size_t n) {
+    if (!b->cuts || (b->byte_level && n <= CACHE_TEXT && (uint8_t)piece[0] < 0x80)) {
+        return n;
+    }
+    return b->byte_level ? rv_seams_cut_bytes(&b->seams, (const uint8_t *)piece, n)
+                         : rv_seams_cut(&b->seams, piece, n);
+}
+
 rv_status rv_bpe_encode(rv_bpe *b, const char *piece, size_t n, rv_ids *out, rv_err *e) {
     uint32_t parts = 0;
     for (size_t at = 0, len; at < n; at += len) {
-        len = b->cuts ? rv_seams_cut(&b->seams, piece + at, n - at) : n;
+        len = next_part(b, piece + at, n - at);
         RV_TRY(encode_part(b, piece + at, len, out, e));
         if (++parts % 65536 == 0 && rv_interrupted()) {
             return RV_FAIL(e, RV_EINTERRUPT, "interrupted while encoding text");

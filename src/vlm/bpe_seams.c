@@ -1,4 +1,4 @@
-// bpe_seams.c - the pairs of characters that stand side by side in some token.
+// bpe_seams.c - the pairs of characters, and the bytes around a seam, that some token has.
 #include "bpe_seams.h"
 
 #include <stdlib.h>
@@ -82,7 +82,56 @@ size_t rv_seams_cut(const rv_seams *s, const char *text, size_t n) {
     return i;
 }
 
+// ---- bytes ----
+
+enum { NONE = 256 }; // beyond the token's end
+
+// The place of the bytes at [at - 2, at + 2) of a token or text in the bits; `left` and `right` say
+// whether the outer ones belong to it.
+static uint64_t bit_of(const rv_seams *s, const uint8_t *p, size_t at, bool left, bool right) {
+    uint64_t key = (uint64_t)(left ? p[at - 2] : NONE) << 32 | (uint64_t)p[at - 1] << 24 |
+                   (uint64_t)p[at] << 16 | (uint64_t)(right ? p[at + 1] : NONE);
+    key *= 0x9E3779B97F4A7C15u;
+    return (key ^ key >> 29) * 0xBF58476D1CE4E5B9u >> 32 & (s->n_bits - 1);
+}
+
+static bool has(const rv_seams *s, uint64_t bit) { return s->bits[bit / 64] >> bit % 64 & 1; }
+
+bool rv_seams_reserve_bytes(rv_seams *s, size_t n_bytes) {
+    s->n_bits = 1 << 10;
+    while (s->n_bits < 16 * (uint64_t)n_bytes && s->n_bits < 1ull << 31) {
+        s->n_bits *= 2;
+    }
+    s->bits = rv_calloc((int64_t)(s->n_bits / 64), sizeof *s->bits);
+    return s->bits != NULL;
+}
+
+void rv_seams_add_bytes(rv_seams *s, const uint8_t *token, size_t n) {
+    for (size_t at = 1; at < n; at++) {
+        uint64_t bit = bit_of(s, token, at, at >= 2, at + 1 < n);
+        s->bits[bit / 64] |= 1ull << bit % 64;
+    }
+}
+
+// A token that crosses the seam goes on or ends on either side: four ways.
+static bool crosses(const rv_seams *s, const uint8_t *p, size_t at, size_t n) {
+    bool left = at >= 2, right = at + 1 < n;
+    return (left && right && has(s, bit_of(s, p, at, true, true))) ||
+           (left && has(s, bit_of(s, p, at, true, false))) ||
+           (right && has(s, bit_of(s, p, at, false, true))) ||
+           has(s, bit_of(s, p, at, false, false));
+}
+
+size_t rv_seams_cut_bytes(const rv_seams *s, const uint8_t *text, size_t n) {
+    size_t at = 1;
+    while (at < n && crosses(s, text, at, n)) {
+        at++;
+    }
+    return at;
+}
+
 void rv_seams_free(rv_seams *s) {
+    free(s->bits);
     free(s->slot);
     *s = (rv_seams){0};
 }
