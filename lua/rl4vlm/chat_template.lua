@@ -93,7 +93,7 @@ function M.open(dir, family, override)
   end
   local template, err = jinja.compile(source, path)
   if not template then
-    error(err .. ": prompt.template can give another", 0)
+    error(err .. (override and "" or ": prompt.template can give another"), 0)
   end
   return setmetatable({ template = template, tokens = named_tokens(dir), form = form_of(source) }, Chat)
 end

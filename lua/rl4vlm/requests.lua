@@ -31,11 +31,11 @@ end
 
 -- Calls f; an error names the place in the file instead of ours.
 local function at(where, f, ...)
-  local ok, value = pcall(f, ...)
+  local ok, value, second = pcall(f, ...)
   if not ok then
     error(("%s: %s"):format(where, (tostring(value):gsub("^[^\n]-%.lua:%d+: ", ""))), 0)
   end
-  return value
+  return value, second
 end
 
 local function kind(value)
@@ -101,7 +101,7 @@ local function from_messages(model, line, where, paths)
       end
     end
   end
-  local text, found = model:chat(messages)
+  local text, found = at(where, model.chat, model, messages)
   local all, next_path = {}, 1
   for i, item in ipairs(found) do
     if is_text(item) then

@@ -312,6 +312,8 @@ describe("the tools", function()
         .. 'object with type "image", or type "text" and text, came an object' },
       { { messages = { { role = "user", content = { { type = "image" } } } } },
         "images: wanted a path for every image in messages, came 0" },
+      { { messages = { { role = "user", content = "an <image>" } } },
+        "DIR/model/tokenizer_config.json: wrote 1 times <image>, but the messages have 0 images" },
     }
     fs.remove(dir .. "/a.jsonl")
     local before = fs.list(dir)
