@@ -1,8 +1,8 @@
--- jinja_tests.lua - the tests of templates: `value is name(argument)`.
-local call = require "rl4vlm.jinja_call"
-local limits = require "rl4vlm.jinja_limits"
-local text = require "rl4vlm.jinja_text"
-local value = require "rl4vlm.jinja_value"
+-- tests.lua - the tests of templates: `value is name(argument)`.
+local call = require "rl4vlm.jinja.call"
+local limits = require "rl4vlm.jinja.limits"
+local text = require "rl4vlm.jinja.text"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

@@ -1,9 +1,9 @@
--- jinja_call.lua - calls as Python makes them: filters, tests, methods and functions with named arguments.
+-- call.lua - calls as Python makes them: filters, tests, methods and functions with named arguments.
 --
 -- A signature is text: "old:str! new:str! count:int" are names in order; behind ":" the type that is wanted (None
 -- is as good as nothing there), "!" for what must be given; "..." takes any.
-local limits = require "rl4vlm.jinja_limits"
-local value = require "rl4vlm.jinja_value"
+local limits = require "rl4vlm.jinja.limits"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

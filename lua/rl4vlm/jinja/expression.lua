@@ -1,9 +1,9 @@
--- jinja_expression.lua - the expressions of a template: the parser's lower half, with Jinja's precedence.
+-- expression.lua - the expressions of a template: the parser's lower half, with Jinja's precedence.
 --
 -- From weak to strong: if-else, or, and, not, comparisons, + -, ~, * / // %, **, signs, then .name [key]
 -- (call), then filters and tests.
-local limits = require "rl4vlm.jinja_limits"
-local value = require "rl4vlm.jinja_value"
+local limits = require "rl4vlm.jinja.limits"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

@@ -1,4 +1,4 @@
--- jinja_limits.lua - what a template may cost, and how its errors travel.
+-- limits.lua - what a template may cost, and how its errors travel.
 --
 -- A chat template comes with the weights, from anywhere: it may not run away. Everything that takes time
 -- or memory spends from one budget: a node or an item is a step, so are 16 bytes of text. Rendering is not

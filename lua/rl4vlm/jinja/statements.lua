@@ -1,9 +1,9 @@
--- jinja_statements.lua - what the statements of a template do: print, branch, loop, set.
-local call = require "rl4vlm.jinja_call"
-local evaluate = require "rl4vlm.jinja_evaluate"
-local limits = require "rl4vlm.jinja_limits"
-local loop = require "rl4vlm.jinja_loop"
-local value = require "rl4vlm.jinja_value"
+-- statements.lua - what the statements of a template do: print, branch, loop, set.
+local call = require "rl4vlm.jinja.call"
+local evaluate = require "rl4vlm.jinja.evaluate"
+local limits = require "rl4vlm.jinja.limits"
+local loop = require "rl4vlm.jinja.loop"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

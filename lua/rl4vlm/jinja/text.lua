@@ -1,8 +1,8 @@
--- jinja_text.lua - Python's str on Lua strings: templates count code points, not bytes.
+-- text.lua - Python's str on Lua strings: templates count code points, not bytes.
 --
 -- Texts are UTF-8. Letters outside ASCII have no upper or lower case here: a template that asks for it is
 -- refused, for its prompt would not be the one that the model learned from.
-local limits = require "rl4vlm.jinja_limits"
+local limits = require "rl4vlm.jinja.limits"
 
 local M = {}
 

@@ -1,7 +1,7 @@
--- jinja_loop.lua - the `loop` of a for: index, first, last, length and the rest.
-local call = require "rl4vlm.jinja_call"
-local limits = require "rl4vlm.jinja_limits"
-local value = require "rl4vlm.jinja_value"
+-- loop.lua - the `loop` of a for: index, first, last, length and the rest.
+local call = require "rl4vlm.jinja.call"
+local limits = require "rl4vlm.jinja.limits"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

@@ -1,10 +1,10 @@
--- jinja_methods.lua - the methods of Python's str, list, tuple and dict that templates may call.
+-- methods.lua - the methods of Python's str, list, tuple and dict that templates may call.
 --
 -- Methods that change their object are refused, as in transformers' sandbox.
-local call = require "rl4vlm.jinja_call"
-local limits = require "rl4vlm.jinja_limits"
-local text = require "rl4vlm.jinja_text"
-local value = require "rl4vlm.jinja_value"
+local call = require "rl4vlm.jinja.call"
+local limits = require "rl4vlm.jinja.limits"
+local text = require "rl4vlm.jinja.text"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

@@ -1,9 +1,9 @@
--- jinja_lexer.lua - a template's text to tokens, with the white space rules of trim_blocks and lstrip_blocks.
+-- lexer.lua - a template's text to tokens, with the white space rules of trim_blocks and lstrip_blocks.
 --
 -- A token is {type, value, at}: `at` is the byte in the template with its line ends made "\n". Types: data,
 -- print and block (where a tag opens), close, name, string, number, op, eof.
-local limits = require "rl4vlm.jinja_limits"
-local text = require "rl4vlm.jinja_text"
+local limits = require "rl4vlm.jinja.limits"
+local text = require "rl4vlm.jinja.text"
 
 local M = {}
 

@@ -1,10 +1,10 @@
--- jinja_value.lua - Python's values as templates see them: kinds, truth, equality, order, printing.
+-- value.lua - Python's values as templates see them: kinds, truth, equality, order, printing.
 --
 -- Text, integers, floats and booleans are Lua's own; None is json.null; every other value is a table with a
 -- `kind`: list, tuple, dict, undefined, generator, range, view, namespace, function, loop, slice.
 local json = require "rl4vlm.json"
-local limits = require "rl4vlm.jinja_limits"
-local text = require "rl4vlm.jinja_text"
+local limits = require "rl4vlm.jinja.limits"
+local text = require "rl4vlm.jinja.text"
 
 local M = {}
 

@@ -1,12 +1,12 @@
--- jinja_filters.lua - the filters of templates: `value | name(arguments)`.
-local call = require "rl4vlm.jinja_call"
-local json_filter = require "rl4vlm.jinja_json"
-local limits = require "rl4vlm.jinja_limits"
-local methods = require "rl4vlm.jinja_methods"
-local subscript = require "rl4vlm.jinja_subscript"
-local tests = require "rl4vlm.jinja_tests"
-local text = require "rl4vlm.jinja_text"
-local value = require "rl4vlm.jinja_value"
+-- filters.lua - the filters of templates: `value | name(arguments)`.
+local call = require "rl4vlm.jinja.call"
+local json_filter = require "rl4vlm.jinja.json"
+local limits = require "rl4vlm.jinja.limits"
+local methods = require "rl4vlm.jinja.methods"
+local subscript = require "rl4vlm.jinja.subscript"
+local tests = require "rl4vlm.jinja.tests"
+local text = require "rl4vlm.jinja.text"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

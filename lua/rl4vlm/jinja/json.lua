@@ -1,8 +1,8 @@
--- jinja_json.lua - the `tojson` filter: Python's json.dumps, byte for byte.
+-- json.lua - the `tojson` filter: Python's json.dumps, byte for byte.
 local json = require "rl4vlm.json"
-local limits = require "rl4vlm.jinja_limits"
-local text = require "rl4vlm.jinja_text"
-local value = require "rl4vlm.jinja_value"
+local limits = require "rl4vlm.jinja.limits"
+local text = require "rl4vlm.jinja.text"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

@@ -1,9 +1,9 @@
--- jinja_subscript.lua - `object.name`, `object[key]` and `object[a:b:c]`, as Jinja looks them up.
-local limits = require "rl4vlm.jinja_limits"
-local loop = require "rl4vlm.jinja_loop"
-local methods = require "rl4vlm.jinja_methods"
-local text = require "rl4vlm.jinja_text"
-local value = require "rl4vlm.jinja_value"
+-- subscript.lua - `object.name`, `object[key]` and `object[a:b:c]`, as Jinja looks them up.
+local limits = require "rl4vlm.jinja.limits"
+local loop = require "rl4vlm.jinja.loop"
+local methods = require "rl4vlm.jinja.methods"
+local text = require "rl4vlm.jinja.text"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

@@ -1,11 +1,11 @@
--- jinja_evaluate.lua - what the expressions of a template are worth, as Python would have it.
-local call = require "rl4vlm.jinja_call"
-local filters = require "rl4vlm.jinja_filters"
-local limits = require "rl4vlm.jinja_limits"
-local subscript = require "rl4vlm.jinja_subscript"
-local tests = require "rl4vlm.jinja_tests"
-local text = require "rl4vlm.jinja_text"
-local value = require "rl4vlm.jinja_value"
+-- evaluate.lua - what the expressions of a template are worth, as Python would have it.
+local call = require "rl4vlm.jinja.call"
+local filters = require "rl4vlm.jinja.filters"
+local limits = require "rl4vlm.jinja.limits"
+local subscript = require "rl4vlm.jinja.subscript"
+local tests = require "rl4vlm.jinja.tests"
+local text = require "rl4vlm.jinja.text"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 

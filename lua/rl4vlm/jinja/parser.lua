@@ -1,10 +1,10 @@
--- jinja_parser.lua - a template's tokens to its statements.
+-- parser.lua - a template's tokens to its statements.
 --
--- A body is a list of nodes {kind, at, ...}; jinja_statements.lua says what each does. Expressions are
--- jinja_expression.lua's.
-local expression = require "rl4vlm.jinja_expression"
-local lexer = require "rl4vlm.jinja_lexer"
-local limits = require "rl4vlm.jinja_limits"
+-- A body is a list of nodes {kind, at, ...}; jinja/statements.lua says what each does. Expressions are
+-- expression.lua's.
+local expression = require "rl4vlm.jinja.expression"
+local lexer = require "rl4vlm.jinja.lexer"
+local limits = require "rl4vlm.jinja.limits"
 
 local M = {}
 

@@ -1,13 +1,13 @@
--- jinja.lua - chat templates: the part of Jinja that they use, rendered as transformers does.
+-- init.lua - chat templates: the part of Jinja that they use, rendered as transformers does.
 --
 -- That is: trim_blocks and lstrip_blocks on, break and continue, transformers' tojson, a sandbox, Python's
 -- meaning of values. What is not known is an error that names it with its line and column. Reading:
--- jinja_lexer, jinja_parser, jinja_expression; running: jinja_statements, jinja_evaluate, jinja_value.
-local call = require "rl4vlm.jinja_call"
-local limits = require "rl4vlm.jinja_limits"
-local parser = require "rl4vlm.jinja_parser"
-local statements = require "rl4vlm.jinja_statements"
-local value = require "rl4vlm.jinja_value"
+-- lexer, parser, expression; running: statements, evaluate, value.
+local call = require "rl4vlm.jinja.call"
+local limits = require "rl4vlm.jinja.limits"
+local parser = require "rl4vlm.jinja.parser"
+local statements = require "rl4vlm.jinja.statements"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 
