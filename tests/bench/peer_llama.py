@@ -100,7 +100,7 @@ def main():
     ap.add_argument("--dtype", default="bf16")
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     ap.add_argument("--slots", default="1,16")
-    ap.add_argument("--context", type=int, default=128)
+    ap.add_argument("--context", type=int, default=256)
     ap.add_argument("--steps", type=int, default=24)
     a = ap.parse_args()
     quiet = ll.llama_log_callback(lambda level, text, data: None)

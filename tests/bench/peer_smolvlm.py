@@ -76,8 +76,7 @@ def rows(model, ids, pixels, answer):
     """Log-probabilities of the last `answer` ids."""
     core = model.model if hasattr(model, "lm_head") else model
     with torch.no_grad():
-        f = core.get_image_features(pixel_values=pixels)
-        f = getattr(f, "pooler_output", f)
+        f = core.connector(core.vision_model(pixel_values=pixels[:, 0]).last_hidden_state)
     x = core.text_model.embed_tokens(ids)
     x = x.masked_scatter((ids == IMAGE_TOKEN).unsqueeze(-1), f.reshape(-1, x.shape[-1]).to(x.dtype))
     h = core.text_model(inputs_embeds=x, use_cache=False).last_hidden_state[:, -answer - 1 : -1]

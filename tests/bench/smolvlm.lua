@@ -2,9 +2,10 @@
 --
 --   rl4vlm tests/bench/smolvlm.lua make 256m|500m FOLDER [FILES]
 --   rl4vlm tests/bench/smolvlm.lua run FOLDER [--dtype fp32|bf16] [--threads N] [--what decode,image,update] [--context N]
+--   rl4vlm tests/bench/smolvlm.lua table OURS PEERS
 --
 -- `make` writes a checkpoint in Idefics3's layout; FILES: a folder whose tokenizer.json goes with it. `run` prints one
--- JSON object a line. A figure is the best of many: the machine may be shared.
+-- JSON object a line, `table` two files of such lines as ratios. A figure is the best of many: the machine may be shared.
 local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
 local image = require "rl4vlm.image"
@@ -180,7 +181,42 @@ local function run(folder)
   report("memory/peak", host.peak_rss(), "bytes")
 end
 
-if arg[1] == "make" then
+-- The best figure by name, type of numbers and peer.
+local function read(path)
+  local figures, order = {}, {}
+  for line in io.lines(path) do
+    local f = line:sub(1, 1) == "{" and json.decode(line)
+    if f then
+      local key = ("%s %s %s"):format(f.name, f.dtype, f.peer or "")
+      local old = figures[key]
+      local better = not old or (f.unit == "s" and f.value < old.value) or (f.unit ~= "s" and f.value > old.value)
+      if not old then
+        order[#order + 1] = key
+      end
+      figures[key] = better and f or old
+    end
+  end
+  return figures, order
+end
+
+local function ratios(ours_path, peers_path)
+  local ours = read(ours_path)
+  local peers, order = read(peers_path)
+  print("| measurement | dtype | ours | peer | peer's | ratio |\n|---|---|---|---|---|---|")
+  for _, key in ipairs(order) do
+    local peer = peers[key]
+    local own = ours[("%s %s "):format(peer.name, peer.dtype)]
+    if own then
+      local ratio = own.unit == "s" and peer.value / own.value or own.value / peer.value
+      print(("| %s | %s | %.3g %s | %s | %.3g | %.2f |"):format(peer.name, peer.dtype, own.value, own.unit, peer.peer,
+        peer.value, ratio))
+    end
+  end
+end
+
+if arg[1] == "table" then
+  ratios(arg[2], arg[3])
+elseif arg[1] == "make" then
   make(arg[2], arg[3], arg[4])
 else
   for i = 3, #arg, 2 do
