@@ -23,11 +23,15 @@ typedef struct {
     double seconds; // per figure
 } bench;
 
+static double seconds_of(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 // One thread is timed by its processor seconds, several by the wall.
 static double now(const bench *b) {
-    struct timespec t;
-    clock_gettime(b->be->threads(b->c) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return seconds_of(b->be->threads(b->c) == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC);
 }
 
 // Something that runs in turns with others.
@@ -56,12 +60,12 @@ static void take_turn(const bench *b, racer *r) {
 
 // Runs all in turns; leaves the best time of each.
 static void race(const bench *b, racer *r, int n) {
-    double start = now(b);
+    double start = seconds_of(CLOCK_MONOTONIC);
     for (int i = 0; i < n; i++) {
         r[i].best = INFINITY;
         r[i].calls = 1;
     }
-    for (int turn = 0; turn < 5 || now(b) - start < b->seconds; turn++) {
+    for (int turn = 0; turn < 5 || seconds_of(CLOCK_MONOTONIC) - start < b->seconds; turn++) {
         for (int i = 0; i < n; i++) {
             take_turn(b, &r[i]);
         }

@@ -327,7 +327,11 @@ RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int
         return;
     }
     for (int64_t col = 0; col < cols; col += NC) {
-        for (int64_t row = rest; row < rows; row++) {
+        int64_t row = rest;
+        for (; row + 2 <= rows; row += 2) {
+            tile_one(2, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
+        }
+        for (; row < rows; row++) {
             tile_one(1, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
         }
     }
