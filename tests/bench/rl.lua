@@ -107,7 +107,7 @@ end
 local model = vlm.load(folder, {
   dtype = options.dtype, threads = options.threads, value_head = true, slots = SLOTS,
   train = { "vision", "connector", "language", "head" }, max_tokens = options.prompt + ANSWER,
-  batch_rows = SLOTS * (options.prompt + ANSWER),
+  batch = { samples = SLOTS, tokens = options.prompt + ANSWER },
 })
 local gen = model:generator { slots = SLOTS, max_tokens = options.prompt + ANSWER }
 local opt = model:optimizer {}
