@@ -49,17 +49,17 @@ describe("a run", function()
       .. "schedule.eval_episodes=6 --set schedule.eval_every=2 --set sampling.max_new_tokens=12 "
       .. "--set algorithm.minibatch=16"):format(model)
     assert.is_true(command(("%s --out %s/a"):format(options, work)), fs.read_file(work .. "/log"))
-    local done, kills = nil, 0
-    for i = 1, 60 do
+    local done, kills, seconds = nil, 0, 0.2
+    for _ = 1, 45 do
       local dir = work .. "/b"
       local words = fs.exists(dir .. "/manifest.json") and "--resume " .. dir
         or ("%s --out %s"):format(options, dir)
-      -- each attempt lives a little longer than the one before
-      done = command(words, ("timeout -s KILL %.2f env"):format(0.15 + 0.05 * i))
+      done = command(words, ("timeout -s KILL %.2f env"):format(seconds))
       if done then
         break
       end
       kills = kills + 1
+      seconds = seconds * 1.15 -- to a minute and more, for slow and busy machines
     end
     assert.is_true(done, fs.read_file(work .. "/log"))
     assert.is_true(kills > 0)
