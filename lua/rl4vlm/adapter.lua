@@ -11,6 +11,7 @@ local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
 local slice = require "rl4vlm.slice"
 local targets = require "rl4vlm.adapter_targets"
+local tensor_file = require "rl4vlm.tensor_file"
 
 local M = {}
 
@@ -380,20 +381,32 @@ end
 
 -- ---- writing ----
 
+-- What its file of weights holds, and whose numbers each is: roles by name.
+local function specs_of(adapter, core)
+  local specs, roles = {}, {}
+  for _, param in ipairs(core:params()) do
+    local name, whole = adapter.names[param.role], adapter.whole[param.role]
+    if name then
+      specs[name] = { dtype = "F32", shape = whole and whole.file or param.shape }
+      roles[name] = param.role
+    end
+  end
+  for _, name in ipairs(adapter.idle or {}) do
+    specs[name] = adapter.weights:info(name)
+  end
+  return specs, roles
+end
+
 ---Writes the adapter's two files into a folder.
 ---@param dir string
 ---@param adapter rl4vlm.Adapter
 ---@param core userdata
 function M.save(dir, adapter, core)
-  local tensors = {}
-  for role, name in pairs(adapter.names) do
-    local whole, values = adapter.whole[role], core:get(role)
-    tensors[name] = whole and families.shaped(values, whole.file) or values
-  end
-  for _, name in ipairs(adapter.idle or {}) do
-    tensors[name] = adapter.weights:get(name)
-  end
-  safetensors.write(dir .. "/" .. weights_file, tensors, { format = "pt" })
+  local specs, roles = specs_of(adapter, core)
+  tensor_file.write(dir .. "/" .. weights_file, specs, { format = "pt" }, function(name)
+    local role = roles[name]
+    return role and families.shaped(core:get(role), specs[name].shape) or adapter.weights:get(name)
+  end)
   local ok, err = fs.write_atomic(dir .. "/" .. config_file, json.pretty(adapter.config))
   if not ok then
     error(err, 0)

@@ -9,6 +9,7 @@ local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
 local slice = require "rl4vlm.slice"
+local tensor_file = require "rl4vlm.tensor_file"
 local tower_files = require "rl4vlm.tower_files"
 
 local M = {}
@@ -298,16 +299,6 @@ end
 ---Bytes of one file, from which on a model is written in shards (transformers' default of its 4.x line).
 M.shard_bytes = 5e9
 
-local width = { F64 = 8, F32 = 4, F16 = 2, BF16 = 2 }
-
-local function bytes_of(spec)
-  local n = width[spec.dtype] or 1
-  for _, d in ipairs(spec.shape) do
-    n = n * d
-  end
-  return n
-end
-
 -- What is written: every tensor of the files (or of a fresh model) by name.
 local function specs_of(self, dtype)
   local specs = {}
@@ -324,7 +315,7 @@ local function specs_of(self, dtype)
     end
   end
   for _, spec in pairs(specs) do
-    spec.bytes = self.role_of and width[spec.dtype] and bytes_of(spec) or spec.bytes
+    spec.bytes = self.role_of and tensor_file.bytes(spec) or spec.bytes
   end
   return specs
 end
@@ -358,18 +349,11 @@ local function files_of(specs)
 end
 
 local function write_tensors(self, core, path, specs)
-  local writer = safetensors.create(path, specs, { format = "pt" })
-  local name = writer:next()
-  while name do
+  tensor_file.write(path, specs, { format = "pt" }, function(name)
     local role = self.role_of[name]
     local values = role and self.changed[role] and core:get(role) or self.weights:get(name)
-    if values:dtype() ~= specs[name].dtype then
-      values = values:convert(specs[name].dtype)
-    end
-    writer:put(values)
-    name = writer:next()
-  end
-  writer:commit()
+    return values:dtype() == specs[name].dtype and values or values:convert(specs[name].dtype)
+  end)
 end
 
 local function check(ok, err)

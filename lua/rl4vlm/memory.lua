@@ -38,7 +38,7 @@ end
 
 ---What memory goes to, in the order in which it is told.
 M.names = { "weights", "adapters", "gradients", "optimizer", "activations", "kv_cache", "generation", "scratch",
-  "host", "images", "program", "reference" }
+  "host", "images", "saving", "program", "reference" }
 
 ---Bytes that this process holds now.
 ---@return integer

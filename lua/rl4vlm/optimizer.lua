@@ -1,6 +1,7 @@
 -- optimizer.lua - model:optimizer: AdamW on everything that learns, and its state in files.
 local safetensors = require "rl4vlm.safetensors"
 local suggest = require "rl4vlm.suggest"
+local tensor_file = require "rl4vlm.tensor_file"
 
 local M = {}
 
@@ -38,14 +39,17 @@ end
 ---Writes the state: moments of every trained parameter and the count of steps.
 ---@param path string
 function Optimizer:save(path)
-  local tensors = {}
+  local specs = {}
   for _, param in ipairs(self.model.core:params()) do
     if param.trained then
-      tensors["m." .. param.role] = self.model.core:get(param.role, "m")
-      tensors["v." .. param.role] = self.model.core:get(param.role, "v")
+      specs["m." .. param.role] = { dtype = "F32", shape = param.shape }
+      specs["v." .. param.role] = { dtype = "F32", shape = param.shape }
     end
   end
-  safetensors.write(path, tensors, { steps = tostring(self.steps) })
+  tensor_file.write(path, specs, { steps = tostring(self.steps) }, function(name)
+    local of, role = name:match("^([mv])%.(.*)$")
+    return self.model.core:get(role, of)
+  end)
 end
 
 ---Reads a state that save wrote for the same trained parameters.

@@ -3,6 +3,7 @@ local core = require "rl4vlm.core"
 local memory = require "rl4vlm.memory"
 local pixel_cache = require "rl4vlm.pixel_cache"
 local raw_generator = require "rl4vlm.generator"
+local tensor_file = require "rl4vlm.tensor_file"
 
 local M = {}
 
@@ -80,6 +81,16 @@ function M.view_bytes(arch, patches)
   return v and (patches or arch.max_view_patches) * 3 * (v.temporal or 1) * v.patch * v.patch * 4 or 0
 end
 
+-- Bytes that writing a checkpoint takes: the largest tensor that learns, and those that wait for the collector.
+local function saving(made)
+  local most, sum = 0, 0
+  for _, param in ipairs(made.core:params()) do
+    local bytes = param.trained and tensor_file.bytes { dtype = "F32", shape = param.shape } or 0
+    most, sum = math.max(most, bytes), sum + bytes
+  end
+  return math.min(most + tensor_file.garbage, 3 * sum) -- values, and the optimiser's two moments
+end
+
 ---Bytes of a model by what they are for: its own, a generator's, views of images.
 ---@param made table  core (adapters are there), arch, slots, max_tokens, kv_blocks, image_bytes
 ---@return table plan
@@ -88,7 +99,8 @@ function M.count(made)
   plan.generation = made.slots > 0 and raw_generator.bytes(made.core, { slots = made.slots,
     max_tokens = made.max_tokens, chunk = M.chunk(made.slots), blocks = made.kv_blocks }) or 0
   plan.images = math.min(made.image_bytes, pixel_cache.most)
-  plan.total = plan.total + plan.generation + plan.images
+  plan.saving = saving(made)
+  plan.total = plan.total + plan.generation + plan.images + plan.saving
   return plan
 end
 
