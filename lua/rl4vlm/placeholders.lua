@@ -16,14 +16,8 @@ end
 ---@param mark string
 ---@return integer
 function M.count(text, mark)
-  local n, at = 0, 1
-  while true do
-    local first, last = text:find(mark, at, true)
-    if not first then
-      return n
-    end
-    n, at = n + 1, last + 1
-  end
+  local _, n = text:gsub((mark:gsub("%p", "%%%0")), "")
+  return n
 end
 
 -- Ids of a text with marks in it; a mark that is no token of the vocabulary parts texts that are encoded one by one,

@@ -6,13 +6,9 @@ static void gradients_match_differences(void **state) {
     const rv_arch archs[] = {tiny_arch(), tiny_other_arch()};
     for (int k = 0; k < 2; k++) {
         rv_vlm_options o = tiny_options();
-        tiny t = tiny_new(&archs[k], &o, 1, NULL);
         tiny_batch *b = tiny_batch_new(4, 17);
-        tiny_scores *g = tiny_upstream(1);
-        check_differences(&t, &b->b, g);
-        free(g);
+        model_matches_differences(&archs[k], &o, 1, NULL, &b->b);
         free(b);
-        tiny_free(&t);
     }
 }
 
@@ -20,13 +16,9 @@ static void adapters_match_differences(void **state) {
     (void)state;
     rv_arch a = tiny_arch();
     rv_vlm_options o = frozen_options();
-    tiny t = tiny_new(&a, &o, 1, add_adapters);
     tiny_batch *b = tiny_batch_new(4, 17);
-    tiny_scores *g = tiny_upstream(1);
-    check_differences(&t, &b->b, g);
-    free(g);
+    model_matches_differences(&a, &o, 1, add_adapters, &b->b);
     free(b);
-    tiny_free(&t);
 }
 
 // Biases behind B, of a second adapter beside a first.
@@ -80,6 +72,12 @@ static void the_adapter_in_use_learns(void **state) {
     tiny_free(&t);
 }
 
+static void train_two_parameters(rv_vlm *m) {
+    rv_err e = {0};
+    must(rv_vlm_train(m, rv_vlm_param_find(m, "text.layers.1.up.weight"), &e), &e);
+    must(rv_vlm_train(m, rv_vlm_param_find(m, "connector.1.bias"), &e), &e);
+}
+
 static void single_parameters_learn(void **state) {
     (void)state;
     rv_arch a = tiny_arch();
@@ -90,18 +88,9 @@ static void single_parameters_learn(void **state) {
     assert_int_equal(rv_vlm_train(t.m, 0, &e), RV_EARG);
     assert_string_equal(e.msg, "vision.class: what learns is settled before parameters are set");
     tiny_free(&t);
-    t.be = rv_backend_cpu();
-    must(t.be->ctx_new(&t.ctx, 0, 1, &e), &e);
-    must(rv_vlm_new(&t.m, t.be, t.ctx, &a, &o, &e), &e);
-    must(rv_vlm_train(t.m, rv_vlm_param_find(t.m, "text.layers.1.up.weight"), &e), &e);
-    must(rv_vlm_train(t.m, rv_vlm_param_find(t.m, "connector.1.bias"), &e), &e);
-    tiny_fill(t.m);
     tiny_batch *b = tiny_batch_new(4, 17);
-    tiny_scores *g = tiny_upstream(1);
-    check_differences(&t, &b->b, g);
-    free(g);
+    model_matches_differences(&a, &o, 1, train_two_parameters, &b->b);
     free(b);
-    tiny_free(&t);
 }
 
 static const rv_dtype bases[] = {RV_I8, RV_NF4};
@@ -112,13 +101,9 @@ static void adapters_of_a_quantised_base_match_differences(void **state) {
     for (int i = 0; i < 2; i++) {
         rv_vlm_options o = frozen_options();
         o.base = bases[i];
-        tiny t = tiny_new(&a, &o, 1, add_adapters);
         tiny_batch *b = tiny_batch_new(4, 17);
-        tiny_scores *g = tiny_upstream(1);
-        check_differences(&t, &b->b, g);
-        free(g);
+        model_matches_differences(&a, &o, 1, add_adapters, &b->b);
         free(b);
-        tiny_free(&t);
     }
 }
 

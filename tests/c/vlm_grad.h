@@ -118,6 +118,16 @@ static inline void check_differences(tiny *t, const rv_batch *b, const tiny_scor
     free_gradients(t, grads);
 }
 
+// A fresh model's gradients of a batch; `prepare` as for tiny_new.
+static inline void model_matches_differences(const rv_arch *a, const rv_vlm_options *o, int threads,
+                                             void (*prepare)(rv_vlm *), const rv_batch *b) {
+    tiny t = tiny_new(a, o, threads, prepare);
+    tiny_scores *g = tiny_upstream(1);
+    check_differences(&t, b, g);
+    free(g);
+    tiny_free(&t);
+}
+
 static inline void add_adapters(rv_vlm *m) {
     rv_err e = {0};
     int64_t n = rv_vlm_param_count(m);

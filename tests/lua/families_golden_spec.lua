@@ -1,18 +1,17 @@
 -- Every family against transformers' values of tests/golden/families (see make_families.py there): messages to ids,
 -- files to pixels, logits, greedy tokens, gradients, adapters; and that sampling and scoring give the same bits.
+package.path = "tests/lua/?.lua;" .. package.path
+local compare = require "support.compare"
 local fs = require "rl4vlm.fs"
 local image = require "rl4vlm.image"
 local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
-local tensor = require "rl4vlm.tensor"
 local vlm = require "rl4vlm.vlm"
 
 local root = "tests/golden/families/"
 local parts = { "vision", "connector", "language", "head" }
 
-local function floats(slice)
-  return slice:convert("F32"):list()
-end
+local floats, sum = compare.floats, compare.sum
 
 local function join(a, b)
   return table.move(b, 1, #b, #a + 1, table.move(a, 1, #a, 1, {}))
@@ -36,62 +35,11 @@ local function golden(case)
   return index.prompts, index
 end
 
-local function samples_of(prompts)
-  local samples, weights = {}, {}
-  for i, p in ipairs(prompts) do
-    samples[i], weights = { ids = p.ids, answer = p.answer, images = p.images }, join(weights, p.weights)
-  end
-  return samples, tensor.new(weights, { dtype = "f32" })
-end
-
 local function backward(model, prompts)
-  local samples, weights = samples_of(prompts)
+  local samples, weights = compare.samples_of(prompts)
   local loss = -(model:score(samples, { grad = true }).logprobs * weights):sum()
   loss:backward()
   return loss:item()
-end
-
-local function furthest(a, b)
-  assert.equal(#b, #a)
-  local worst, largest = 0, 0
-  for i = 1, #a do
-    worst, largest = math.max(worst, math.abs(a[i] - b[i])), math.max(largest, math.abs(b[i]))
-  end
-  return worst, largest
-end
-
--- The fixed vector of make_golden.py: a list's norm, and its dot product with that.
-local function figures(list)
-  local norm, dot = 0, 0
-  for i, x in ipairs(list) do
-    norm = norm + x * x
-    dot = dot + x * (((i - 1) * 2654435761 + 12345 & 0xffffffff) / 2 ^ 31 - 1)
-  end
-  return norm ^ 0.5, dot
-end
-
--- Judges gradients by name: relative to their own norm, tiny ones to the largest.
-local function check_gradients(wanted, gradient)
-  local largest, count = 0, 0
-  for _, pair in pairs(wanted) do
-    largest = math.max(largest, pair[1])
-  end
-  for name, pair in pairs(wanted) do
-    local norm, dot = figures(gradient(name))
-    local scale = math.max(pair[1], 1e-4 * largest)
-    assert.is_true(math.abs(norm - pair[1]) <= 1e-4 * scale, name .. ": norm")
-    assert.is_true(math.abs(dot - pair[2]) <= 2e-4 * scale, name .. ": dot product")
-    count = count + 1
-  end
-  return count
-end
-
-local function sum(list)
-  local total = 0
-  for _, x in ipairs(list) do
-    total = total + x
-  end
-  return total
 end
 
 -- All replies of some requests.
@@ -132,7 +80,7 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
         end
         if p.pixels then
           -- transformers pads the tiles of a batch's images to as many with zeros: behind, or where they are no norm
-          local norm, dot = figures(pixels)
+          local norm, dot = compare.figures(pixels)
           assert.is_true(math.abs(norm - p.pixels[1]) <= 1e-6 * p.pixels[1])
           if #pixels == p.pixels[3] then
             assert.is_true(math.abs(dot - p.pixels[2]) <= 1e-5 * p.pixels[1])
@@ -148,17 +96,17 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
         for row = #ids, 1, -index.every do
           table.move(all, (row - 1) * width + 1, row * width, #ours + 1, ours)
         end
-        local worst, largest = furthest(ours, p.logits)
+        local worst, largest = compare.furthest(ours, p.logits)
         assert.is_true(worst <= 2e-5 * largest + 1e-4)
       end
     end)
 
     it("has the same log-probabilities, packed", function()
-      local scores, all = model:score((samples_of(prompts))), {}
+      local scores, all = model:score((compare.samples_of(prompts))), {}
       for _, p in ipairs(prompts) do
         all = join(all, p.logprobs)
       end
-      assert.is_true(furthest(scores.logprobs:tolist(), all) <= 1e-4)
+      assert.is_true(compare.furthest(scores.logprobs:tolist(), all) <= 1e-4)
     end)
 
     it("has the same greedy tokens", function()
@@ -227,7 +175,7 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
     it("has the same gradients", function()
       model:zero_grad()
       assert.is_true(math.abs(backward(model, prompts) - sum(index.losses)) <= 1e-4 * math.abs(sum(index.losses)))
-      local n = check_gradients(index.gradients, function(name)
+      local n = compare.check_gradients(index.gradients, function(name)
         return model.core:get(model.source.role_of[name], "grad"):list()
       end)
       assert.is_true(n > 40)
@@ -235,17 +183,17 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
 
     it("has the same adapter", function()
       local adapted = vlm.load(root .. case .. "/adapter", { threads = 1, train_adapter = true, max_tokens = 300 })
-      local scores, all = adapted:score((samples_of(prompts))), {}
+      local scores, all = adapted:score((compare.samples_of(prompts))), {}
       for _, p in ipairs(prompts) do
         all = join(all, p.adapter_logprobs)
       end
-      assert.is_true(furthest(scores.logprobs:tolist(), all) <= 1e-4)
+      assert.is_true(compare.furthest(scores.logprobs:tolist(), all) <= 1e-4)
       backward(adapted, prompts)
       local role_of = {}
       for role, name in pairs(adapted.adapter.names) do
         role_of[name] = role
       end
-      assert.is_true(check_gradients(index.adapter_gradients, function(name)
+      assert.is_true(compare.check_gradients(index.adapter_gradients, function(name)
         return adapted.core:get(role_of[name], "grad"):list()
       end) > 10)
       adapted:close()
@@ -257,7 +205,7 @@ for _, case in ipairs { "llava", "next", "next-llama", "qwen2", "qwen2-nested", 
         lora = { r = 2, targets = { "q_proj", "qkv" }, save = { whole } } })
       backward(one, prompts)
       local name = one.source.name_of["vision.patch.weight"]
-      check_gradients({ [name] = index.gradients[name] }, function()
+      compare.check_gradients({ [name] = index.gradients[name] }, function()
         return one.core:get("vision.patch.weight", "grad"):list()
       end)
     end)

@@ -1,18 +1,16 @@
 -- The model against transformers' values of tests/golden (see make_golden.py there).
 package.path = "tests/lua/?.lua;" .. package.path
+local compare = require "support.compare"
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
 local safetensors = require "rl4vlm.safetensors"
-local tensor = require "rl4vlm.tensor"
 local vlm = require "rl4vlm.vlm"
 local views = require "support.views"
 
 local root = "tests/golden/"
 local parts = { "vision", "connector", "language", "head" }
 
-local function floats(slice)
-  return slice:convert("F32"):list()
-end
+local floats, sum = compare.floats, compare.sum
 
 local function golden(case)
   local file = safetensors.open(root .. case .. "/golden.safetensors")
@@ -32,65 +30,12 @@ local function golden(case)
   return prompts, json.decode(fs.read_file(root .. case .. "/golden.json"))
 end
 
-local function furthest(a, b)
-  assert.equal(#b, #a)
-  local worst, largest = 0, 0
-  for i = 1, #a do
-    worst, largest = math.max(worst, math.abs(a[i] - b[i])), math.max(largest, math.abs(b[i]))
-  end
-  return worst, largest
-end
-
-local function samples_of(prompts)
-  local samples, weights = {}, {}
-  for i, p in ipairs(prompts) do
-    samples[i] = { ids = p.ids, answer = p.answer, images = p.images }
-    table.move(p.weights, 1, #p.weights, #weights + 1, weights)
-  end
-  return samples, tensor.new(weights, { dtype = "f32" })
-end
-
 -- Adds the gradient of the golden loss; returns the loss.
 local function backward(model, prompts)
-  local samples, weights = samples_of(prompts)
+  local samples, weights = compare.samples_of(prompts)
   local loss = -(model.core:score(samples, { grad = true }).logprobs * weights):sum()
   loss:backward()
   return loss:item()
-end
-
--- The fixed vector of make_golden.py, and a gradient's norm and dot product with it.
-local function figures(list)
-  local norm, dot = 0, 0
-  for i, x in ipairs(list) do
-    norm = norm + x * x
-    dot = dot + x * (((i - 1) * 2654435761 + 12345 & 0xffffffff) / 2 ^ 31 - 1)
-  end
-  return norm ^ 0.5, dot
-end
-
--- Judges gradients by name: relative to their own norm, tiny ones to the largest.
-local function check_gradients(wanted, gradient)
-  local largest, count = 0, 0
-  for _, pair in pairs(wanted) do
-    largest = math.max(largest, pair[1])
-  end
-  for name, pair in pairs(wanted) do
-    local list = gradient(name)
-    local norm, dot = figures(list)
-    local scale = math.max(pair[1], 1e-4 * largest)
-    assert.is_true(math.abs(norm - pair[1]) <= 1e-4 * scale, name .. ": norm")
-    assert.is_true(math.abs(dot - pair[2]) <= 1e-4 * scale * 2, name .. ": dot product")
-    count = count + 1
-  end
-  return count
-end
-
-local function sum(list)
-  local total = 0
-  for _, x in ipairs(list) do
-    total = total + x
-  end
-  return total
 end
 
 for _, case in ipairs { "mistral", "llama3" } do
@@ -105,17 +50,17 @@ for _, case in ipairs { "mistral", "llama3" } do
     it("has the same logits", function()
       for _, p in ipairs(prompts) do
         local ids = table.move(p.answer, 1, #p.answer, #p.ids + 1, table.move(p.ids, 1, #p.ids, 1, {}))
-        local worst, largest = furthest(model.core:logits(ids, p.images):list(), p.logits)
+        local worst, largest = compare.furthest(model.core:logits(ids, p.images):list(), p.logits)
         assert.is_true(worst <= 2e-5 * largest + 1e-4)
       end
     end)
 
     it("has the same log-probabilities, packed", function()
-      local scores, all = model.core:score((samples_of(prompts))), {}
+      local scores, all = model.core:score((compare.samples_of(prompts))), {}
       for _, p in ipairs(prompts) do
         table.move(p.logprobs, 1, #p.logprobs, #all + 1, all)
       end
-      assert.is_true(furthest(scores.logprobs:tolist(), all) <= 1e-4)
+      assert.is_true(compare.furthest(scores.logprobs:tolist(), all) <= 1e-4)
     end)
 
     it("has the same greedy tokens", function()
@@ -141,7 +86,7 @@ for _, case in ipairs { "mistral", "llama3" } do
       model:zero_grad()
       assert.is_true(math.abs(backward(model, prompts) - sum(index.losses)) <= 1e-4 * math.abs(sum(index.losses)))
       local gradient = {}
-      local n = check_gradients(index.gradients, function(name)
+      local n = compare.check_gradients(index.gradients, function(name)
         gradient[name] = model.core:get(model.source.role_of[name], "grad"):list()
         return gradient[name]
       end)
@@ -161,24 +106,24 @@ for _, case in ipairs { "mistral", "llama3" } do
           assert.is_true(math.abs(x - theirs[i]) <= (clear and 1e-6 or 2.1e-3), name)
         end
       end
-      local samples, weights = samples_of(prompts)
+      local samples, weights = compare.samples_of(prompts)
       local loss = -(model.core:score(samples).logprobs * weights):sum():item()
       assert.is_true(math.abs(loss - sum(index.losses_after)) <= 1e-3 * math.abs(sum(index.losses_after)))
     end)
 
     it("has the same adapter", function()
       local adapted = vlm.load(root .. case .. "/adapter", { threads = 1, train_adapter = true })
-      local scores, all = adapted.core:score((samples_of(prompts))), {}
+      local scores, all = adapted.core:score((compare.samples_of(prompts))), {}
       for _, p in ipairs(prompts) do
         table.move(p.adapter_logprobs, 1, #p.adapter_logprobs, #all + 1, all)
       end
-      assert.is_true(furthest(scores.logprobs:tolist(), all) <= 1e-4)
+      assert.is_true(compare.furthest(scores.logprobs:tolist(), all) <= 1e-4)
       backward(adapted, prompts)
       local role_of = {}
       for role, name in pairs(adapted.adapter.names) do
         role_of[name] = role
       end
-      check_gradients(index.adapter_gradients, function(name)
+      compare.check_gradients(index.adapter_gradients, function(name)
         return adapted.core:get(role_of[name], "grad"):list()
       end)
       adapted:close()
