@@ -4,6 +4,7 @@ local rng = require "rl4vlm.rng"
 local rollout = require "rl4vlm.rollout"
 local sizes = require "rl4vlm.sizes"
 local slot = require "rl4vlm.slot"
+local update = require "rl4vlm.update"
 
 local M = {}
 
@@ -79,7 +80,7 @@ local function options_of(settings, opened, o, reference)
     max_tokens = tokens,
     max_rows = settings.max_rows > 0 and math.max(settings.max_rows, tokens) or nil,
     batch = o.train and { samples = o.batch or settings.algorithm and settings.algorithm.minibatch or 1, tokens = usual,
-      image_share = share } or nil,
+      image_share = share, split = o.supervised or update.splits(settings.algorithm) } or nil,
     recompute = settings.recompute,
     seed = settings.seed,
     template = settings.prompt.template,

@@ -11,6 +11,9 @@
 --         - entropy_coef * mean entropy of the tokens       (optional)
 --         + kl_coef * mean over samples of sum k3           k3 = e^d - d - 1, d = log p_ref - log p
 --
+-- All means are sums over a number of samples or tokens that the caller may give: the losses of a minibatch's parts,
+-- each divided by the minibatch's number, add up to the minibatch's.
+--
 -- No dropout, no padding, no token left out, no rounding of sums: before the first optimiser step of
 -- an update r is exactly 1.
 local tensor = require "rl4vlm.tensor"
@@ -56,13 +59,14 @@ end
 ---@param log_ratio rl4vlm.Tensor (N) log pi - log pi_old
 ---@param advantages rl4vlm.Tensor (N)
 ---@param clip number
+---@param samples? integer what the sum is divided by (default N)
 ---@return rl4vlm.Tensor loss scalar
 ---@return rl4vlm.Tensor ratio (N)
-function M.policy_loss(log_ratio, advantages, clip)
+function M.policy_loss(log_ratio, advantages, clip, samples)
   local ratio = log_ratio:exp()
   local plain = ratio * advantages
   local clipped = ratio:clamp(1 - clip, 1 + clip) * advantages
-  return -tensor.minimum(plain, clipped):mean(), ratio
+  return -tensor.minimum(plain, clipped):sum() / (samples or ratio:numel()), ratio
 end
 
 ---The critic's loss; with `clip` > 0 the larger of the plain and the clipped one.
@@ -70,20 +74,21 @@ end
 ---@param old rl4vlm.Tensor (N) values while sampling
 ---@param returns rl4vlm.Tensor (N)
 ---@param clip number
+---@param samples? integer what the sum is divided by (default N)
 ---@return rl4vlm.Tensor scalar
-function M.value_loss(values, old, returns, clip)
+function M.value_loss(values, old, returns, clip, samples)
   local loss = (values - returns):square()
   if clip > 0 then
     local near = old + (values - old):clamp(-clip, clip)
     loss = tensor.maximum(loss, (near - returns):square())
   end
-  return 0.5 * loss:mean()
+  return 0.5 * loss:sum() / (samples or loss:numel())
 end
 
 ---KL to a reference by its k3 estimate: per sample the sum over its tokens, then the mean.
 ---@param logprobs rl4vlm.Tensor (A)
 ---@param reference rl4vlm.Tensor (A)
----@param samples integer N
+---@param samples integer what the sum is divided by
 ---@return rl4vlm.Tensor scalar
 function M.kl_loss(logprobs, reference, samples)
   local d = reference - logprobs
@@ -97,26 +102,29 @@ end
 ---@field advantages rl4vlm.Tensor (N)
 ---@field returns rl4vlm.Tensor (N)
 ---@field reference rl4vlm.Tensor|nil (A) log-probabilities of the reference model
+---@field samples? integer of the whole minibatch, where this is a part of one (default N)
+---@field tokens? integer likewise (default A)
 
----The whole loss of a minibatch, and its parts.
+---The loss of a minibatch, or what a part of one adds to it, and its parts.
 ---@param out table what model:score gave: logprobs, values, entropies, offsets
 ---@param batch rl4vlm.PpoBatch
 ---@param o table the algorithm's settings
 ---@return rl4vlm.Tensor loss scalar
 ---@return table parts tensors: policy, value, entropy, ratio, log_ratio, and kl where it has a weight
 function M.loss(out, batch, o)
+  local samples, tokens = batch.samples or #out.offsets - 1, batch.tokens or out.offsets[#out.offsets]
   local log_pi = M.log_pi(out.logprobs, batch.weights, out.offsets)
   local log_ratio = log_pi - batch.old_log_pi
   local parts = { log_ratio = log_ratio }
-  parts.policy, parts.ratio = M.policy_loss(log_ratio, batch.advantages, o.clip)
-  parts.value = M.value_loss(out.values, batch.old_values, batch.returns, o.value_clip)
+  parts.policy, parts.ratio = M.policy_loss(log_ratio, batch.advantages, o.clip, samples)
+  parts.value = M.value_loss(out.values, batch.old_values, batch.returns, o.value_clip, samples)
   local loss = parts.policy + o.value_coef * parts.value
-  parts.entropy = out.entropies:mean()
+  parts.entropy = out.entropies:sum() / math.max(tokens, 1)
   if o.entropy_coef > 0 then
     loss = loss - o.entropy_coef * parts.entropy
   end
   if o.kl_coef > 0 then
-    parts.kl = M.kl_loss(out.logprobs, batch.reference, #out.offsets - 1)
+    parts.kl = M.kl_loss(out.logprobs, batch.reference, samples)
     loss = loss + o.kl_coef * parts.kl
   end
   return loss, parts

@@ -25,7 +25,7 @@ M.list = {
   { "slots", kind = "count", optional = true },
   -- room for a prompt and its answer; 0: what a first prompt and the longest answer take, and some more
   { "max_tokens", kind = "whole", default = 0 },
-  -- rows of one micro-batch, 0: up to 384 MiB of activations; keep only each layer's input for the backward pass
+  -- rows of one micro-batch, 0: about 1024, at least a sequence; keep only each layer's input for the backward pass
   { "max_rows", kind = "whole", default = 0 },
   { "recompute", kind = "boolean", default = false },
   { "train", kind = "list", default = PARTS },

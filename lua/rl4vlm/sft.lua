@@ -34,14 +34,22 @@ function M.encode(model, sample)
   return { ids = ids, images = images, answer = answer }
 end
 
----The loss of some encoded samples.
+---Adds the gradient of the loss of some encoded samples.
 ---@param model table
 ---@param samples table[]
----@return rl4vlm.Tensor loss scalar
+---@return number loss
 ---@return integer tokens
-function M.loss(model, samples)
-  local out = model:score(samples, { grad = true })
-  return -out.logprobs:mean(), out.offsets[#out.offsets]
+function M.learn(model, samples)
+  local tokens, sum = 0, 0.0
+  for _, sample in ipairs(samples) do
+    tokens = tokens + #sample.answer
+  end
+  for _, part in ipairs(model:micro_batches(samples)) do
+    local loss = -model:score(part, { grad = true }).logprobs:sum() / tokens
+    loss:backward()
+    sum = sum + loss:item()
+  end
+  return sum, tokens
 end
 
 ---@class rl4vlm.SftOptions
@@ -74,19 +82,18 @@ function M.run(o)
       batch[i] = M.encode(o.model, o.source:next())
     end
     o.model:zero_grad()
-    local loss, tokens = M.loss(o.model, batch)
-    loss:backward()
+    local loss, tokens = M.learn(o.model, batch)
     local lr = o.lr:at(math.max(done, o.warmup > 0 and o.batch or 0) / o.samples, o.warmup)
     local norm = o.optimizer:step { lr = lr, max_norm = o.max_grad_norm }
     step, done = step + 1, done + #batch
-    check(loss:item(), norm, step)
+    check(loss, norm, step)
     if o.on_step then
       o.on_step {
         update = step,
         samples = done,
         ["actor/lr"] = lr,
         ["actor/grad_norm"] = norm,
-        ["sft/loss"] = loss:item(),
+        ["sft/loss"] = loss,
         ["sft/tokens"] = tokens,
         ["timing_s/step"] = host.clock() - start,
         ["perf/peak_bytes"] = host.peak_rss() or json.null,

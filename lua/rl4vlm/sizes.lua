@@ -21,11 +21,13 @@ function M.cache_blocks(slots, max_tokens, text)
   end
   local bytes = BLOCK * text.layers * 2 * text.kv_heads * text.head_dim * 4
   local needed = slots * ((max_tokens + BLOCK - 1) // BLOCK)
-  return needed + math.max(slots, math.min(SPARE // bytes, needed // 2))
+  return needed + math.max(slots, math.min(SPARE // bytes, needed // 4))
 end
 
--- Rows of a micro-batch in training: up to so many bytes of activations, so that small models run a
--- minibatch in one piece and nothing of it twice.
+-- Rows of a micro-batch in training: with so many, products run at full speed.
+local ROWS = 1024
+-- Where a minibatch is differentiated as a whole: rows that take up to so many bytes of activations, so that small
+-- models run it in one piece and nothing of it twice.
 local KEPT, MOST_ROWS = 384 << 20, 16384
 
 ---Image rows that a micro-batch has room for where prompts are alike: a tenth more than their share.
@@ -37,13 +39,8 @@ function M.image_rows(rows, max_tokens, share)
   return share and math.min(rows, math.max(max_tokens, math.ceil(1.1 * rows * share)))
 end
 
----Rows of a micro-batch for options of core.new whose max_rows holds the longest sequence.
----@param arch table
----@param options table
----@param batch? table  of an update: samples, tokens of a usual one, image_share (see image_rows)
----@return integer
-function M.rows(arch, options, batch)
-  batch = batch or {}
+-- The most rows whose activations take up to KEPT bytes, of whole sequences.
+local function whole_rows(arch, options, batch)
   local trial, least = {}, options.max_rows
   for key, value in pairs(options) do
     trial[key] = value
@@ -62,7 +59,21 @@ function M.rows(arch, options, batch)
     local rows = (least + most) // 2
     least, most = bytes(rows) <= KEPT and rows or least, bytes(rows) <= KEPT and most or rows
   end
-  return math.max(options.max_rows, least - least % (batch.tokens or 1)) -- pieces are of whole sequences
+  return least - least % (batch.tokens or 1)
+end
+
+---Rows of a micro-batch for options of core.new whose max_rows holds the longest sequence.
+---@param arch table
+---@param options table
+---@param batch? table  of an update: samples, tokens of a usual one, image_share (see image_rows), split (whether it
+---runs in micro-batches)
+---@return integer
+function M.rows(arch, options, batch)
+  if batch and batch.split then
+    local samples = math.min(batch.samples, math.max(1, (ROWS + batch.tokens // 2) // batch.tokens))
+    return math.max(options.max_rows, samples * batch.tokens)
+  end
+  return math.max(options.max_rows, whole_rows(arch, options, batch or {}))
 end
 
 ---Rows that one step of generation computes at the most.

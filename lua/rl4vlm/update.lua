@@ -65,7 +65,8 @@ function M.record_reference(steps, model, size, temperature)
   end
 end
 
-local function loss_batch(steps, settings, advantages)
+-- What the loss is told of some steps, where the minibatch has so many samples and tokens.
+local function loss_batch(steps, settings, advantages, samples, tokens)
   local weights, logprobs = packed(steps, settings.thought_weight)
   local reference
   if settings.algorithm.kl_coef > 0 then
@@ -87,6 +88,8 @@ local function loss_batch(steps, settings, advantages)
     advantages = tensor.new(mine, "f32"),
     returns = column(steps, "ret"),
     reference = reference,
+    samples = samples,
+    tokens = tokens,
   }
 end
 
@@ -94,12 +97,13 @@ local function finite(x)
   return x == x and x ~= math.huge and x ~= -math.huge
 end
 
--- Stops the run with the cause named, before a bad step reaches the weights.
-local function guard(where, loss, log_ratios, o)
+-- Stops the run with the cause named, before a bad step reaches the weights; log-ratios behind `first` are new.
+local function guard(where, loss, log_ratios, first, o)
   if not finite(loss) then
     error(("%s: the loss is %s"):format(where, tostring(loss)), 0)
   end
-  for i, x in ipairs(log_ratios) do
+  for i = first + 1, #log_ratios do
+    local x = log_ratios[i]
     if x ~= x or math.abs(x) > o.max_log_ratio then
       error(("%s: sample %d: log(pi / pi_old) is %.6g, the bound (algorithm.max_log_ratio) is %.6g")
         :format(where, i, x, o.max_log_ratio), 0)
@@ -107,12 +111,9 @@ local function guard(where, loss, log_ratios, o)
   end
 end
 
--- How far token probabilities of the first scoring pass are from those of sampling.
+-- How far token probabilities of a scoring pass are from those of sampling, a number a token.
 local function probs_diff(out, batch)
-  local diff = (out.logprobs:detach():exp() - batch.recorded:exp()):abs()
-  local list = diff:tolist()
-  local mean, max = stats.spread(list)
-  return max or 0.0, mean or 0.0
+  return (out.logprobs:detach():exp() - batch.recorded:exp()):abs():tolist()
 end
 
 local function check_first(where, max, o)
@@ -134,25 +135,25 @@ function Sums:mean(name)
   return self[name] and stats.mean(self[name])
 end
 
--- Share of samples outside the clip range, mean k3 of the policy's move, largest ratio.
-local function measure(sums, parts, log_ratios, o)
-  local clipped, kl, largest = 0, 0.0, 0.0
-  for _, x in ipairs(log_ratios) do
+-- Share of samples outside the clip range, mean k3 of the policy's move, largest ratio, the loss's parts.
+local function measure(sums, seen, o)
+  local clipped, kl, largest, n = 0, 0.0, 0.0, #seen.log_ratios
+  for _, x in ipairs(seen.log_ratios) do
     local ratio = math.exp(x)
     clipped = clipped + (math.abs(ratio - 1) > o.clip and 1 or 0)
     kl = kl + ratio - 1 - x
     largest = math.max(largest, ratio)
   end
-  sums:add("clipfrac", clipped / #log_ratios)
-  sums:add("kl", kl / #log_ratios)
-  sums:add("pg_loss", parts.policy:item())
-  sums:add("vf_loss", parts.value:item())
-  sums:add("entropy", parts.entropy:item())
-  if parts.kl then
-    sums:add("kl_loss", parts.kl:item())
+  sums:add("clipfrac", clipped / n)
+  sums:add("kl", kl / n)
+  sums:add("pg_loss", seen.policy)
+  sums:add("vf_loss", seen.value)
+  sums:add("entropy", seen.entropy)
+  if seen.kl then
+    sums:add("kl_loss", seen.kl)
   end
   sums.ratio_max = math.max(sums.ratio_max or 0.0, largest)
-  return kl / #log_ratios
+  return kl / n
 end
 
 ---@class rl4vlm.Update
@@ -175,28 +176,53 @@ local function check_parts(parts)
   end
 end
 
--- One minibatch: score, loss, guards, backward, step. Returns the mean KL to the old policy.
-local function minibatch(u, steps, advantages, where, sums)
-  local o, settings = u.settings.algorithm, u.settings
-  local batch = loss_batch(steps, settings, advantages)
+---Whether minibatches are cut into micro-batches. A loss of the recipe's own sees its minibatch whole: it may look
+---at all samples together.
+---@param algorithm table|nil
+---@return boolean
+function M.splits(algorithm)
+  return algorithm ~= nil and algorithm.loss == nil
+end
+
+-- One part of a minibatch: score, loss, guards, backward. `seen` gathers what all parts came to: the loss's parts by
+-- name, log-ratios of samples, differences of tokens.
+local function micro_batch(u, steps, batch, where, seen)
+  local o, first = u.settings.algorithm, #seen.log_ratios
   local out = u.model:score(batch_of(steps), {
-    temperature = settings.sampling.temperature,
+    temperature = u.settings.sampling.temperature,
     grad = true,
     values = true,
     value_grad = o.value_grad,
     entropy = true,
   })
-  if not sums.diff_max then
-    sums.diff_max, sums.diff_mean = probs_diff(out, batch)
-    check_first(where, sums.diff_max, o)
-  end
+  append(seen.diffs, probs_diff(out, batch))
   local loss, parts = (o.loss or u.loss.loss)(out, batch, o)
   check_parts(parts)
-  local log_ratios = parts.log_ratio:detach():tolist()
-  guard(where, loss:item(), log_ratios, o)
-  local kl = measure(sums, parts, log_ratios, o)
-  u.model:zero_grad()
+  append(seen.log_ratios, parts.log_ratio:detach():tolist())
+  guard(where, loss:item(), seen.log_ratios, first, o)
+  for _, name in ipairs { "policy", "value", "entropy", "kl" } do
+    seen[name] = parts[name] and (seen[name] or 0.0) + parts[name]:item()
+  end
   loss:backward()
+end
+
+-- One minibatch: its parts' gradients, and a step. Returns the mean KL to the old policy.
+local function minibatch(u, steps, advantages, where, sums)
+  local o, settings, tokens = u.settings.algorithm, u.settings, 0
+  local seen = { log_ratios = {}, diffs = {} }
+  for _, step in ipairs(steps) do
+    tokens = tokens + #step.answer
+  end
+  u.model:zero_grad()
+  for _, part in ipairs(M.splits(o) and u.model:micro_batches(steps) or { steps }) do
+    micro_batch(u, part, loss_batch(part, settings, advantages, #steps, tokens), where, seen)
+  end
+  if not sums.diff_max then
+    local mean, max = stats.spread(seen.diffs)
+    sums.diff_max, sums.diff_mean = max or 0.0, mean or 0.0
+    check_first(where, sums.diff_max, o)
+  end
+  local kl = measure(sums, seen, o)
   local norm = u.optimizer:step { lr = u.lr, value_lr = u.value_lr, max_norm = o.max_grad_norm }
   if not finite(norm) then
     error(("%s: the gradient's norm is %s"):format(where, tostring(norm)), 0)

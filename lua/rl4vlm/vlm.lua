@@ -9,6 +9,7 @@ local core = require "rl4vlm.core"
 local fs = require "rl4vlm.fs"
 local generation = require "rl4vlm.generation"
 local memory = require "rl4vlm.memory"
+local micro_batch = require "rl4vlm.micro_batch"
 local model_name = require "rl4vlm.model_name"
 local optimizer = require "rl4vlm.optimizer"
 local placeholders = require "rl4vlm.placeholders"
@@ -48,7 +49,7 @@ Model.__index = Model
 ---@field slots? integer               requests that generation runs at the same time
 ---@field max_tokens? integer          prompt and answer of one sequence
 ---@field max_rows? integer            rows of one micro-batch
----@field batch? table                of an update: samples, tokens of a usual one, image_share (sizes.lua)
+---@field batch? table                of an update: samples, tokens of a usual one, image_share, split (sizes.lua)
 ---@field image_bytes? integer         of views that are held at the same time, for the plan (default: the slots')
 ---@field recompute? boolean           keep only layer inputs for the backward pass
 ---@field seed? integer                of what begins at random
@@ -132,7 +133,8 @@ local function make_core(self, options)
   local o, max_tokens, arch = core_options(self, options)
   local slots = options.slots or 0
   return { core = core.new(arch, o), arch = arch, slots = slots, max_tokens = max_tokens, max_rows = o.max_rows,
-    kv_blocks = o.kv_blocks, image_bytes = options.image_bytes or slots * sizes.view_bytes(arch) }
+    image_rows = math.max(o.image_rows or o.max_rows, arch.max_view_rows or 0), kv_blocks = o.kv_blocks,
+    image_bytes = options.image_bytes or slots * sizes.view_bytes(arch) }
 end
 
 local function check_fits(self, options, made)
@@ -198,7 +200,7 @@ local function start(self, options, init)
   self.template = options.template or self.template
   local made = make_core(self, options)
   self.max_tokens, self.kv_blocks, self.max_rows = made.max_tokens, made.kv_blocks, made.max_rows
-  self.slots, self.sized = options.slots, made
+  self.slots, self.image_rows, self.sized = options.slots, made.image_rows, made
   self.base = options.base ~= "none" and options.base or nil
   self.core = made.core
   source:match(self.core:params())
@@ -417,6 +419,13 @@ end
 ---@return userdata slice
 function Model:logits(ids, images)
   return self.core:logits(ids, views_of(self, images))
+end
+
+---Cuts samples into parts that are each scored and differentiated in one piece, their gradients adding up.
+---@param samples table[]
+---@return table[][]
+function Model:micro_batches(samples)
+  return micro_batch.cut(self, samples)
 end
 
 ---A generator: requests in, replies out, as they finish.

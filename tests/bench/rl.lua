@@ -66,22 +66,30 @@ local function generate(gen, list)
   return samples
 end
 
-local function update(model, opt, samples)
-  local out = model:score(samples, { temperature = TEMPERATURE, grad = true, values = true })
+-- Adds the gradient of PPO's loss on some of the samples, whose advantages stand in `advantage`.
+local function learn(model, part, advantage)
+  local out = model:score(part, { temperature = TEMPERATURE, grad = true, values = true })
   local old = {}
-  for i, s in ipairs(samples) do
+  for i, s in ipairs(part) do
     local sum = 0
     for _, lp in ipairs(s.logprobs) do
       sum = sum + lp
     end
     old[i] = sum
   end
-  local advantage = tensor.linspace(-1, 1, #samples)
   local ratio = (out.logprobs:segment_sum(out.offsets) - tensor.new(old)):exp()
-  local policy = -(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):mean()
-  local value = ((out.values - advantage) ^ 2):mean()
-  model:zero_grad();
-  (policy + value * 0.5):backward()
+  local policy = -(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):sum()
+  local value = ((out.values - advantage) ^ 2):sum();
+  ((policy + value * 0.5) / SLOTS):backward()
+end
+
+local function update(model, opt, samples)
+  local advantage, from = tensor.linspace(-1, 1, #samples):tolist(), 0
+  model:zero_grad()
+  for _, part in ipairs(model:micro_batches(samples)) do
+    learn(model, part, tensor.new(table.move(advantage, from + 1, from + #part, 1, {})))
+    from = from + #part
+  end
   opt:step { lr = 1e-5, max_norm = 1 }
 end
 
@@ -107,7 +115,7 @@ end
 local model = vlm.load(folder, {
   dtype = options.dtype, threads = options.threads, value_head = true, slots = SLOTS,
   train = { "vision", "connector", "language", "head" }, max_tokens = options.prompt + ANSWER,
-  batch = { samples = SLOTS, tokens = options.prompt + ANSWER },
+  batch = { samples = SLOTS, tokens = options.prompt + ANSWER, split = true },
 })
 local gen = model:generator { slots = SLOTS, max_tokens = options.prompt + ANSWER }
 local opt = model:optimizer {}

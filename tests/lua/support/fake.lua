@@ -5,6 +5,7 @@
 -- by hand behind score's outputs, as the real model's is.
 local fs = require "rl4vlm.fs"
 local json = require "rl4vlm.json"
+local micro_batch = require "rl4vlm.micro_batch"
 local rng = require "rl4vlm.rng"
 local safetensors = require "rl4vlm.safetensors"
 local tensor = require "rl4vlm.tensor"
@@ -82,17 +83,14 @@ function Model:score(samples, o)
   if o.grad then
     out.logprobs:requires_grad_(true)
     out.values:requires_grad_(true)
-    self.kept = { out = out, samples = samples, temperature = o.temperature or 1 }
+    self.kept = self.kept or {}
+    table.insert(self.kept, { out = out, samples = samples, temperature = o.temperature or 1 })
   end
   return out
 end
 
--- The chain rule from the outputs' gradients to the parameters.
-function Model:gradients()
-  local theta, critic, kept = {}, {}, self.kept
-  for i = 1, STATES do
-    theta[i], critic[i] = 0.0, 0.0
-  end
+-- Adds the chain rule from the outputs' gradients to the parameters.
+function Model:add_gradients(kept, theta, critic)
   local dlogp, dvalue = M.grad(kept.out.logprobs), M.grad(kept.out.values)
   for i, sample in ipairs(kept.samples) do
     local sign, at = sign_of(sample.answer)
@@ -104,6 +102,16 @@ function Model:gradients()
       theta[s] = theta[s] + dlogp[kept.out.offsets[i] + at] * slope
     end
   end
+end
+
+function Model:gradients()
+  local theta, critic = {}, {}
+  for i = 1, STATES do
+    theta[i], critic[i] = 0.0, 0.0
+  end
+  for _, kept in ipairs(self.kept) do
+    self:add_gradients(kept, theta, critic)
+  end
   return theta, critic
 end
 
@@ -111,7 +119,12 @@ function M.grad(x)
   return x.grad and x.grad:tolist() or tensor.zeros_like(x):tolist()
 end
 
-function Model.zero_grad()
+function Model:zero_grad()
+  self.kept = {}
+end
+
+function Model:micro_batches(samples)
+  return micro_batch.cut(self, samples)
 end
 
 function Model:use(name)
@@ -223,6 +236,8 @@ function M.model(dir)
     theta = { -0.5, 0.3, -0.2, 0.1, 0.0, 0.2 },
     critic = { 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 },
     eos = { EOS },
+    max_rows = 4096,
+    image_rows = 4096,
     arch = { text = { max_positions = 4096 } },
     tokenizer = {
       token_bytes = function(_, id)
