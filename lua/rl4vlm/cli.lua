@@ -4,11 +4,14 @@
 local explain = require "rl4vlm.explain"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
+local kinds = require "rl4vlm.kinds"
 local model_name = require "rl4vlm.model_name"
 local options = require "rl4vlm.options"
 local progress = require "rl4vlm.progress"
 local rollout = require "rl4vlm.rollout"
 local run = require "rl4vlm.run"
+local settings_of = require "rl4vlm.settings"
+local suggest = require "rl4vlm.suggest"
 
 local M = {}
 
@@ -69,7 +72,7 @@ local function changes_of(verb, values)
     local elsewhere = (ELSEWHERE[verb] or {})[row[1]]
     local name = elsewhere == nil and row.sets or elsewhere
     if value ~= nil and name then
-      changes[#changes + 1] = { name, type(value) == "string" and value or ("%.17g"):format(value) }
+      changes[#changes + 1] = { name, math.type(value) == "float" and ("%.17g"):format(value) or tostring(value) }
     end
   end
   for _, pair in ipairs(values.set or {}) do
@@ -132,10 +135,13 @@ function Call:settings(recipe)
   return settings
 end
 
----Refuses more than one slot where episodes hang on one another.
+---Refuses no slots, and more than one where episodes hang on one another.
 ---@param slots integer
 function Call:check_slots(slots)
-  if self.one_slot and slots ~= 1 then
+  local _, err = kinds.check(settings_of.by_name.slots, slots)
+  if err then
+    usage("slots: " .. err)
+  elseif self.one_slot and slots ~= 1 then
     usage(("slots: with these rules an episode depends on the one before it in its slot: wanted --slots 1, got %d")
       :format(slots))
   end
@@ -181,8 +187,7 @@ local function call_of(recipe, args)
     known[name] = true
   end
   if not known[verb] then
-    local near = host.nearest(verb, VERBS)
-    usage(("unknown verb '%s'%s"):format(verb, near and (" (did you mean '%s'?)"):format(near) or ""))
+    usage(suggest.unknown("verb", verb, VERBS))
   elseif values[2] and verb ~= "report" or values[3] then
     usage(("unknown word '%s' after %s"):format(values[verb == "report" and 3 or 2], verb))
   end

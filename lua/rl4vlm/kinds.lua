@@ -29,11 +29,17 @@ local function numbers(wanted, accept)
   }
 end
 
-local function integers(wanted, least)
+-- Doubles hold every whole number up to here, and so JSON does: a run's manifest gives back what it was given.
+local MOST = 1 << 53
+
+local function integers(wanted, least, most)
   return {
     wanted = wanted,
     check = function(x)
       x = type(x) == "number" and math.tointeger(x)
+      if x and x > (most or MOST) then
+        return nil, ("at most %d"):format(most or MOST)
+      end
       return x and x >= least and x or nil
     end,
     read = number,
@@ -73,7 +79,8 @@ kinds.share = numbers("a number from 0 to 1", function(x)
 end)
 kinds.count = integers("a whole number of 1 or more", 1)
 kinds.whole = integers("a whole number of 0 or more", 0)
-kinds.integer = integers("a whole number", math.mininteger)
+kinds.integer = integers("a whole number", -MOST)
+kinds.threads = integers("a whole number from 0 to 1024", 0, 1024)
 kinds.callable = of_type("function")
 kinds.table = of_type("table")
 kinds.prompt = with_metatable("rl4vlm.prompt", "a prompt made by rl.prompt")
@@ -83,6 +90,15 @@ kinds.string = of_type("string")
 kinds.string.read = function(text)
   return text
 end
+
+-- A run's folder is named by it.
+kinds.name = {
+  wanted = "a name that a folder can have",
+  check = function(x)
+    return type(x) == "string" and x:find("^[^%.%c/][^%c/]*$") and x or nil
+  end,
+  read = kinds.string.read,
+}
 
 kinds.boolean = {
   wanted = "true or false",
@@ -254,9 +270,9 @@ end
 ---@return string|nil err "wanted X, got Y"
 function M.check(field, value)
   local kind = kind_of(field)
-  local kept = kind.check(value)
+  local kept, wanted = kind.check(value)
   if kept == nil then
-    return nil, ("wanted %s, got %s%s"):format(kind.wanted, M.show(value), hint(kind, value))
+    return nil, ("wanted %s, got %s%s"):format(wanted or kind.wanted, M.show(value), hint(kind, value))
   end
   return kept
 end

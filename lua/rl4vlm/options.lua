@@ -29,7 +29,7 @@ local function convert(kind, text)
     return nil, "one of " .. table.concat(kind, ", ") ..
       (nearest and (" (did you mean '%s'?)"):format(nearest) or "")
   end
-  return text
+  return text ~= "" and text or nil, "some text"
 end
 
 local function names_of(rows)

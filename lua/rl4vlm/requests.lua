@@ -40,7 +40,8 @@ end
 
 local function kind(value)
   if type(value) == "table" then
-    return next(value) and (#value > 0 and "a list" or "an object") or "an empty list"
+    local text = #value == 0 and next(value) and json.encode(value)
+    return text and (#text > 60 and text:sub(1, 57) .. "..." or text) or #value > 0 and "a list" or "an empty list"
   end
   return value == nil and "nothing" or value == json.null and "null" or type(value) == "string" and "text"
     or tostring(value)
@@ -205,8 +206,8 @@ local function read_weights(line, where, answer)
     return nil
   end
   local weights = list(line, where, "weights", function(x)
-    return type(x) == "number"
-  end, "a number")
+    return type(x) == "number" and x > -math.huge and x < math.huge
+  end, "a finite number")
   if #weights ~= #answer then
     fail(where, "weights", ("%d numbers, one an answer token"):format(#answer), tostring(#weights))
   end

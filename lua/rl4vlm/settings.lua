@@ -11,7 +11,7 @@ M.parts = PARTS
 ---Fields in the order in which `describe` prints them. No default and not optional: the recipe must
 ---give it. A `group` stands for a table whose further keys its owner checks (an environment's options).
 M.list = {
-  { "name", kind = "string" },
+  { "name", kind = "name" },
   { "env", kind = "table", group = true },
   { "model", kind = "string", default = "cardling" },
   { "adapter", kind = "string", optional = true },
@@ -79,7 +79,7 @@ M.list = {
   { "device", kind = kinds.choice { "auto", "cpu" }, default = "auto" },
   { "dtype", kind = kinds.choice { "auto", "fp32", "bf16", "fp16" }, default = "auto" },
   { "base", kind = kinds.choice { "none", "int8", "nf4" }, default = "none" },
-  { "threads", kind = "whole", default = 0 },
+  { "threads", kind = "threads", default = 0 },
   { "by_model", kind = "table", optional = true, group = true },
 }
 

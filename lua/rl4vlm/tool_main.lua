@@ -1,5 +1,6 @@
 -- tool_main.lua - what the tools of -m share: options, help, errors, exit statuses, files of requests.
 local explain = require "rl4vlm.explain"
+local fs = require "rl4vlm.fs"
 local model_name = require "rl4vlm.model_name"
 local options = require "rl4vlm.options"
 local requests = require "rl4vlm.requests"
@@ -25,6 +26,38 @@ function M.request_rows(own)
     { "exif", "flag", nil, "turn images as their EXIF orientation says (transformers does not)" } }
   table.move(own, 1, #own, #rows + 1, rows)
   return table.move(M.model_rows, 1, #M.model_rows, #rows + 1, rows)
+end
+
+---Slots that a generator can have.
+M.MOST_SLOTS = 1024
+
+---What is wrong with the number of an option, or nil.
+---@param o table
+---@param name string
+---@param least number
+---@param most number
+---@return string?
+function M.within(o, name, least, most)
+  local value = o[name]
+  if value and not (value >= least and value <= most) then
+    return ("--%s wants a number from %.10g to %.10g, got %s"):format(name, least, most, tostring(value))
+  end
+end
+
+-- What is wrong where two options name one file.
+local function same_file(o)
+  local taken = {}
+  for _, name in ipairs { "in", "out", "logits", "grads" } do
+    local path = o[name]
+    if path and not fs.is_stream(path) then
+      local stat = fs.stat(path)
+      local file = stat and ("%d %.9f"):format(stat.inode, stat.mtime) or path
+      if taken[file] then
+        return ("--%s wants a file of its own, got that of --%s: %s"):format(name, taken[file], path)
+      end
+      taken[file] = name
+    end
+  end
 end
 
 ---Answers a file of requests. `survey(model, o)` checks every line and gives the options to start the model
@@ -83,8 +116,8 @@ local function check(tool, o)
       return ("--%s is needed"):format(name)
     end
   end
-  return tool.check and tool.check(o) or is_wrong(model_name.resolve, o[1])
-    or o.adapter and is_wrong(model_name.resolve_adapter, o.adapter)
+  return tool.check and tool.check(o) or M.within(o, "threads", 0, 1024) or same_file(o)
+    or is_wrong(model_name.resolve, o[1]) or o.adapter and is_wrong(model_name.resolve_adapter, o.adapter)
 end
 
 ---Runs a tool.

@@ -296,13 +296,13 @@ static rv_status add_file(rv_safetensors *s, const char *path, rv_err *e) {
     RV_TRY(rv_map_open(&f->map, path, e));
     size_t start;
     RV_TRY(read_header(f, &start, e));
-    RV_TRY(check_metadata(json_object_get(f->header, "__metadata__"), path, e));
+    RV_TRY(check_metadata(json_object_get(f->header, RV_SAFETENSORS_METADATA), path, e));
     RV_TRY(grow(s, (int64_t)json_object_size(f->header), e));
     rv_safetensor *first = s->tensors + s->n;
     const char *name;
     json_t *entry;
     json_object_foreach(f->header, name, entry) {
-        if (strcmp(name, "__metadata__") != 0) {
+        if (strcmp(name, RV_SAFETENSORS_METADATA) != 0) {
             RV_TRY(read_entry(&s->tensors[s->n], name, entry, f, start, e));
             s->tensors[s->n++].shard = s->n_shards - 1;
         }
@@ -487,5 +487,5 @@ const char *rv_safetensors_metadata(const rv_safetensors *s, const char *key) {
         return NULL;
     }
     return json_string_value(
-        json_object_get(json_object_get(s->shards[0].header, "__metadata__"), key));
+        json_object_get(json_object_get(s->shards[0].header, RV_SAFETENSORS_METADATA), key));
 }

@@ -64,12 +64,16 @@ static rv_status build_header(rv_safetensors_writer *w, const char *const *metad
                 return RV_FAIL(e, RV_EARG, "metadata '%.200s': wanted UTF-8 text", metadata[2 * i]);
             }
         }
-        json_object_set_new(w->header, "__metadata__", meta);
+        json_object_set_new(w->header, RV_SAFETENSORS_METADATA, meta);
     }
     size_t at = 0;
     for (int64_t i = 0; i < w->n; i++) {
         rv_safetensor *t = &w->tensors[i];
-        if (json_object_get(w->header, t->name)) {
+        if (strcmp(t->name, RV_SAFETENSORS_METADATA) == 0) {
+            return RV_FAIL(e, RV_EARG,
+                           "tensor '%s': wanted another name: the format's own data have this one",
+                           t->name);
+        } else if (json_object_get(w->header, t->name)) {
             return RV_FAIL(e, RV_EARG, "tensor '%.200s' is given twice", t->name);
         }
         if (json_object_set_new(w->header, t->name, header_entry(t, at)) != 0) {

@@ -81,6 +81,9 @@ static void test_unfinished_leaves_nothing(void **state) {
     const rv_safetensor twice[] = {item, item};
     assert_int_equal(rv_safetensors_create(&w, path, twice, 2, NULL, 0, &e), RV_EARG);
     assert_non_null(strstr(e.msg, "tensor 'a' is given twice"));
+    const rv_safetensor own = {.name = "__metadata__", .type = RV_F32, .ndim = 1, .dim = {2}};
+    assert_int_equal(rv_safetensors_create(&w, path, &own, 1, NULL, 0, &e), RV_EARG);
+    assert_non_null(strstr(e.msg, "tensor '__metadata__': wanted another name"));
 }
 
 typedef struct {

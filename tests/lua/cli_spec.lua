@@ -61,6 +61,14 @@ describe("the command", function()
 
   local wrong = {
     { "trian", "unknown verb 'trian' (did you mean 'train'?)" },
+    { "evaluate", "unknown verb 'evaluate' (known: train, sft, eval, play, report, describe)" },
+    { "--seed 9223372036854775807",
+      "recipe walk: seed: wanted at most 9007199254740992, got 9223372036854775807" },
+    { "--threads 1025", "recipe walk: threads: wanted at most 1024, got 1025" },
+    { "eval --slots 0", "slots: wanted a whole number of 1 or more, got 0" },
+    { "--out=", "--out wants some text, got ''" },
+    { "--set name=", 'recipe walk: name: wanted a name that a folder can have, got ""' },
+    { "--set name=../x", 'recipe walk: name: wanted a name that a folder can have, got "../x"' },
     { "--sed 3", "unknown option '--sed' (did you mean '--seed'?)" },
     { "--seed x", "--seed wants a whole number, got 'x'" },
     { "--set algorithm.clp=1", "recipe walk: unknown field 'algorithm.clp' (did you mean 'algorithm.clip'?)" },

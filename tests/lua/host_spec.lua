@@ -65,6 +65,10 @@ describe("the program as lua", function()
   it("reads stdin, as a script and as -", function()
     assert.equal("hi\n", (run({}, { stdin = "print('hi')" })))
     assert.equal("x\ty\n", (run({ "-", "x", "y" }, { stdin = "print(...)" })))
+    local status = function(words, text)
+      return (select(3, run(words, { stdin = text })))
+    end
+    assert.same({ 0, 1, 3 }, { status({}, "error('x')"), status({ "-" }, "error('x')"), status({}, "os.exit(3)") })
   end)
 
   it("skips a first line that begins with #", function()

@@ -19,9 +19,8 @@ describe("options.parse", function()
     assert.equal("integer", math.type(got.episodes))
   end)
 
-  it("takes negative numbers and empty values", function()
-    assert.same({ temperature = -1, model = "" },
-      options.parse({ "--temperature", "-1", "--model=" }, rows))
+  it("takes negative numbers", function()
+    assert.same({ temperature = -1 }, options.parse({ "--temperature", "-1" }, rows))
   end)
 
   it("says what is wrong", function()
@@ -35,6 +34,8 @@ describe("options.parse", function()
       [{ "--episodes" }] = "--episodes wants a value: --episodes N",
       [{ "--model", "--json" }] = "--model wants a value: --model DIR",
       [{ "--device", "cup" }] = "--device wants one of auto, cpu (did you mean 'cpu'?), got 'cup'",
+      [{ "--model=" }] = "--model wants some text, got ''",
+      [{ "--model", "" }] = "--model wants some text, got ''",
       [{ "--json=1" }] = "--json takes no value",
     }
     for args, message in pairs(cases) do

@@ -26,23 +26,12 @@ local tool = {
   },
 }
 
-local function within(o, name, least, most)
-  local value = o[name]
-  if value and not (value >= least and value <= most) then
-    return ("--%s wants a number from %.10g to %.10g, got %.10g"):format(name, least, most, value)
-  end
-end
+local within = tool_main.within
 
 function tool.check(o)
-  for _, text in ipairs(o.stop or {}) do
-    if text == "" then
-      return "--stop wants text, got none"
-    end
-  end
   return within(o, "max-new-tokens", 1, 1 << 24) or within(o, "temperature", 0, 1e6) or within(o, "top-k", 0, 1 << 30)
     or within(o, "repetition-penalty", 0.01, 100)
-    or within(o, "top-p", 0, 1) or within(o, "min-p", 0, 1) or within(o, "slots", 1, 1024)
-    or within(o, "threads", 0, 4096)
+    or within(o, "top-p", 0, 1) or within(o, "min-p", 0, 1) or within(o, "slots", 1, tool_main.MOST_SLOTS)
 end
 
 local LONGEST = 256 -- tokens of an answer where nothing is said

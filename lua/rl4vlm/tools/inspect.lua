@@ -20,11 +20,7 @@ local tool = {
 }
 
 function tool.check(o)
-  for _, name in ipairs { "slots", "max-tokens" } do
-    if o[name] and o[name] < 1 then
-      return ("--%s wants a positive number, got %d"):format(name, o[name])
-    end
-  end
+  return tool_main.within(o, "slots", 1, tool_main.MOST_SLOTS) or tool_main.within(o, "max-tokens", 1, 1 << 30)
 end
 
 local parts = { "vision", "connector", "language", "head" }

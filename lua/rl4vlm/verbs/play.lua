@@ -100,7 +100,7 @@ function M.run(call)
       show_state(s, kind)
       local answer = reply(s, player, generator)
       if not answer then
-        error("interrupted!", 0)
+        error(host.interrupted() and "interrupted!" or "stopped: standard input has ended", 0)
       end
       show_step(s:apply(answer))
     until s.done
