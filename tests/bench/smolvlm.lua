@@ -113,10 +113,10 @@ local function sample_of(n)
   return { ids = ids, answer = tokens(options.answer), images = { image.from_bytes(64, 64, table.concat(bytes)) } }
 end
 
-local function samples_of(count)
+local function samples_of(count, from)
   local list = {}
   for i = 1, count do
-    list[i] = sample_of(i)
+    list[i] = sample_of(from + i)
   end
   return list
 end
@@ -144,21 +144,32 @@ local function first_token(model)
   report("image", best(function(i) model:score({ samples[i] }) end), "s")
 end
 
+-- Adds the gradient of PPO's loss on some of the samples, whose advantages stand in `advantage`.
+local function learn(model, part, advantage)
+  local out = model:score(part, { grad = true })
+  local ratio = (out.logprobs:segment_sum(out.offsets) * 1e-3):exp();
+  (-(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):sum() / options.batch):backward()
+end
+
 -- One PPO minibatch: score, backward, AdamW; the adapter alone learns.
+local function minibatch(model, opt, samples)
+  local advantage, from = tensor.linspace(-1, 1, #samples):tolist(), 0
+  model:zero_grad()
+  for _, part in ipairs(model:micro_batches(samples)) do
+    learn(model, part, tensor.new(table.move(advantage, from + 1, from + #part, 1, {})))
+    from = from + #part
+  end
+  opt:step { lr = 1e-5, max_norm = 1 }
+end
+
+-- On images that were not seen before, and on the same ones again, as the later epochs of an update have it.
 local function update(model)
-  local opt, samples = model:optimizer {}, samples_of(options.batch)
-  local old = tensor.zeros(#samples)
-  local advantage = tensor.linspace(-1, 1, #samples)
-  local seconds = best(function()
-    local out = model:score(samples, { grad = true })
-    local sums = out.logprobs:segment_sum(out.offsets)
-    local ratio = ((sums - old) * 1e-3):exp()
-    local loss = -(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):mean()
-    model:zero_grad()
-    loss:backward()
-    opt:step { lr = 1e-5, max_norm = 1 }
-  end)
-  report("update", #samples / seconds, "samples/s")
+  local opt, sets = model:optimizer {}, {}
+  for i = 0, options.times do
+    sets[i] = samples_of(options.batch, 1000 * i)
+  end
+  report("update", options.batch / best(function(i) minibatch(model, opt, sets[i]) end), "samples/s")
+  report("update/seen", options.batch / best(function() minibatch(model, opt, sets[options.times]) end), "samples/s")
 end
 
 local function run(folder)
@@ -169,7 +180,9 @@ local function run(folder)
   local learns = options.what:find("update") ~= nil
   local started = host.clock()
   local model = vlm.load(folder, { dtype = options.dtype, threads = options.threads, slots = most,
-    max_tokens = options.context + options.steps, lora = learns and { r = 16, alpha = 32 } or nil })
+    max_tokens = options.context + options.steps, lora = learns and { r = 16, alpha = 32 } or nil,
+    batch = learns and { samples = options.batch, tokens = IMAGE_ROWS + options.text + options.answer, split = true }
+      or nil })
   report("load", host.clock() - started, "s")
   for slots in options.slots:gmatch("%d+") do
     if options.what:find("decode") then
