@@ -26,22 +26,20 @@ static inline float *rv_f32(rv_dev d) { return (float *)d.addr; }
 
 // ---- threads (ctx.c is the only file that knows how they are made) ----
 
-/// Runs fn on a partition of [0, n): `cost` is the work of one item in multiply-adds or so; small
-/// work stays on the caller's thread. `unit`: ranges begin at multiples of it.
-typedef void rv_range_fn(void *arg, int64_t lo, int64_t hi, int tid);
+/// Runs fn on ranges that together are [0, n): `cost` is the work of one item in multiply-adds or
+/// so; small work stays on the caller's thread. `unit`: ranges begin at multiples of it. `who` is
+/// the thread that runs, below c->threads.
 void rv_for(rv_ctx *c, int64_t n, int64_t cost, int64_t unit, rv_range_fn *fn, void *arg);
-/// The same, item by item, handed to whichever thread is free.
+/// The same for items that cost much, differ, or need a place of their own: one by one.
 void rv_for_each(rv_ctx *c, int64_t n, int64_t cost, rv_range_fn *fn, void *arg);
 /// Threads that `total` multiply-adds are worth.
 int rv_team(const rv_ctx *c, int64_t total);
-/// Runs fn(arg, tid, team) for every tid below `team`; who runs it does not matter.
-void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg);
 
-/// Cuts (rows, cols) units of work into a grid of at most `team` pieces whose largest is smallest.
-void rv_grid(int team, int64_t rows, int64_t cols, int *row_parts, int *col_parts);
+/// Cuts (rows, cols) units of work into a grid of at most `parts` pieces whose largest is smallest.
+void rv_grid(int parts, int64_t rows, int64_t cols, int *row_parts, int *col_parts);
 
-static inline void *rv_work(const rv_ctx *c, int tid) {
-    return c->work + (size_t)tid * RV_WORK_BYTES;
+static inline void *rv_work(const rv_ctx *c, int who) {
+    return c->work + (size_t)who * RV_WORK_BYTES;
 }
 
 // ---- packed weights: panels of 32 outputs, [N/32][K][32]; pairs [N/32][ceil(K/2)][32][2] ----

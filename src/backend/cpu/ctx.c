@@ -10,8 +10,10 @@
 
 #include "mem.h"
 
-// Below this many multiply-adds a second thread costs more than it brings.
-enum { THREAD_WORK = 150000 };
+// Multiply-adds: below THREAD_WORK a second thread costs more than it brings; a range has at least
+// LEAST_WORK, that claims cost little, and at most MOST_WORK, that no thread waits long for
+// another.
+enum { THREAD_WORK = 150000, LEAST_WORK = 75000, MOST_WORK = 16000000 };
 
 // What stands in front of every block: its size, so that `usage` can count it back, and the memory
 // to free. Blocks begin at multiples of its room.
@@ -159,18 +161,10 @@ int rv_team(const rv_ctx *c, int64_t total) {
     return most < c->threads ? (int)most : c->threads;
 }
 
-void rv_together(rv_ctx *c, int team, rv_team_fn *fn, void *arg) {
-    if (team <= 1) {
-        fn(arg, 0, 1);
-    } else {
-        rv_pool_run(c->pool, team, fn, arg);
-    }
-}
-
-void rv_grid(int team, int64_t rows, int64_t cols, int *row_parts, int *col_parts) {
+void rv_grid(int parts, int64_t rows, int64_t cols, int *row_parts, int *col_parts) {
     int64_t best = INT64_MAX;
-    for (int r = 1; r <= team; r++) {
-        int c = team / r;
+    for (int r = 1; r <= parts; r++) {
+        int c = parts / r;
         int64_t most = ((rows + r - 1) / r) * ((cols + c - 1) / c);
         if (most < best) {
             best = most;
@@ -186,39 +180,34 @@ typedef struct {
     int64_t n, unit;
 } ranges;
 
-static void run_range(void *arg, int tid, int team) {
+static void run_range(void *arg, int64_t lo, int64_t hi, int who) {
     const ranges *r = arg;
-    int64_t units = (r->n + r->unit - 1) / r->unit;
-    int64_t lo = units * tid / team * r->unit, hi = units * (tid + 1) / team * r->unit;
-    hi = hi < r->n ? hi : r->n;
-    if (lo < hi) {
-        r->fn(r->arg, lo, hi, tid);
-    }
+    r->fn(r->arg, lo * r->unit, hi * r->unit < r->n ? hi * r->unit : r->n, who);
 }
 
 void rv_for(rv_ctx *c, int64_t n, int64_t cost, int64_t unit, rv_range_fn *fn, void *arg) {
-    ranges r = {fn, arg, n, unit};
-    rv_together(c, rv_team(c, n * cost), run_range, &r);
+    if (rv_team(c, n * cost) < 2) {
+        if (n > 0) {
+            fn(arg, 0, n, 0);
+        }
+        return;
+    }
+    const int64_t units = (n + unit - 1) / unit, whole = units / RV_POOL_UNITS + 1;
+    ranges r = {fn, arg, n, unit * whole};
+    const int64_t least = LEAST_WORK / (cost * r.unit) + 1, most = MOST_WORK / (cost * r.unit) + 1;
+    rv_pool_run(c->pool, (int)((units + whole - 1) / whole), (int)least, (int)most, run_range, &r);
 }
 
-typedef struct {
-    rv_range_fn *fn;
-    void *arg;
-    int64_t n;
-    _Atomic int64_t next;
-} items;
-
-static void run_items(void *arg, int tid, int team) {
-    (void)team;
-    items *it = arg;
-    for (int64_t i; (i = atomic_fetch_add(&it->next, 1)) < it->n;) {
-        it->fn(it->arg, i, i + 1, tid);
+static void run_items(void *arg, int64_t lo, int64_t hi, int who) {
+    const ranges *r = arg;
+    for (int64_t i = lo; i < hi; i++) {
+        r->fn(r->arg, i, i + 1, who);
     }
 }
 
 void rv_for_each(rv_ctx *c, int64_t n, int64_t cost, rv_range_fn *fn, void *arg) {
-    items it = {fn, arg, n, 0};
-    rv_together(c, rv_team(c, n * cost), run_items, &it);
+    ranges r = {fn, arg, n, 1};
+    rv_for(c, n, cost, 1, run_items, &r);
 }
 
 double rv_log(double x) {

@@ -1,12 +1,14 @@
-// pool.c - the CPU's threads: parts of a job are claimed one by one, by workers and by the caller.
+// pool.c - the CPU's threads: ranges of a job's units are claimed by workers and by the caller.
 //
-// A worker that the machine gives no time costs nothing: the caller claims its parts too, and waits
-// only for parts that somebody is running. (libgomp's barriers wait for every thread: on a busy
-// machine, and after fork, for ever.) Workers spin for some microseconds after a job, then sleep.
+// A claim takes a fair share of what is left, in bounds: long runs that stream from memory first,
+// short ones last, so that threads end together however fast each of them is. A worker that the
+// machine gives no time costs nothing: the caller claims its units too, and waits only for ranges
+// that somebody is running. (libgomp's barriers wait for every thread: on a busy machine, and after
+// fork, for ever.) Workers spin for some microseconds after a job, then sleep.
 //
-// `job` holds what a claim must see at once: the job's number (32 bits), its parts and the next
-// part (16 bits each). Whoever moves `next` on by one owns that part, and the job stays what it is
-// until all parts are done: so fn and arg are read only after a claim.
+// `job` holds what a claim must see at once: the job's number (32 bits), its units and the next
+// unit (16 bits each). Whoever moves `next` on owns what lies between, and the job stays what it is
+// until all units are done: so fn and arg are read only after a claim.
 #include "pool.h"
 
 #include <pthread.h>
@@ -17,22 +19,32 @@
 
 #include "mem.h"
 
-enum { SPINS = 4000 };
+enum {
+    SPINS = 4000,
+    YIELD = 64 // spins between two offers of the processor
+};
+
+typedef struct {
+    rv_pool *pool;
+    int id;
+    pthread_t thread;
+} worker;
 
 struct rv_pool {
     _Atomic uint64_t job;
+    _Atomic int least, most; // units of a claim
     _Atomic int done, sleepers;
     _Atomic bool quit;
-    rv_team_fn *fn;
+    rv_range_fn *fn;
     void *arg;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     int workers;
-    pthread_t thread[];
+    worker worker[];
 };
 
 static uint32_t number_of(uint64_t job) { return (uint32_t)(job >> 32); }
-static int parts_of(uint64_t job) { return (int)(job >> 16 & 0xffff); }
+static int units_of(uint64_t job) { return (int)(job >> 16 & 0xffff); }
 static int next_of(uint64_t job) { return (int)(job & 0xffff); }
 
 static void relax(void) {
@@ -41,13 +53,24 @@ static void relax(void) {
 #endif
 }
 
-// Runs parts of job `number` until none is left to claim.
-static void work(rv_pool *p, uint32_t number) {
+// What a claim takes of `left` units.
+static int claim(rv_pool *p, int left) {
+    const int least = atomic_load_explicit(&p->least, memory_order_relaxed);
+    const int most = atomic_load_explicit(&p->most, memory_order_relaxed);
+    int take = (left + p->workers) / (p->workers + 1);
+    take = take < most ? take : most;
+    take = take > least ? take : least;
+    return left - take < least ? left : take; // no crumbs
+}
+
+// Runs ranges of job `number` until none is left to claim.
+static void work(rv_pool *p, uint32_t number, int who) {
     uint64_t job = atomic_load(&p->job);
-    while (number_of(job) == number && next_of(job) < parts_of(job)) {
-        if (atomic_compare_exchange_weak(&p->job, &job, job + 1)) {
-            p->fn(p->arg, next_of(job), parts_of(job));
-            atomic_fetch_add(&p->done, 1);
+    while (number_of(job) == number && next_of(job) < units_of(job)) {
+        int lo = next_of(job), take = claim(p, units_of(job) - lo);
+        if (atomic_compare_exchange_weak(&p->job, &job, job + (uint64_t)take)) {
+            p->fn(p->arg, lo, lo + take, who);
+            atomic_fetch_add(&p->done, take);
             job = atomic_load(&p->job);
         }
     }
@@ -74,25 +97,26 @@ static bool await(rv_pool *p, uint32_t *seen) {
     return !atomic_load(&p->quit);
 }
 
-static void *worker(void *arg) {
-    rv_pool *p = arg;
+static void *run_worker(void *arg) {
+    const worker *w = arg;
     uint32_t seen = 0;
-    while (await(p, &seen)) {
-        work(p, seen);
+    while (await(w->pool, &seen)) {
+        work(w->pool, seen, w->id);
     }
     return NULL;
 }
 
 rv_pool *rv_pool_new(int threads) {
-    rv_pool *p = calloc(1, sizeof *p + (size_t)threads * sizeof(pthread_t));
+    rv_pool *p = calloc(1, sizeof *p + (size_t)threads * sizeof(worker));
     if (!p) {
         return NULL;
     }
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
-    while (p->workers < threads - 1 &&
-           pthread_create(&p->thread[p->workers], NULL, worker, p) == 0) {
-        p->workers++;
+    for (bool more = true; more && p->workers < threads - 1; p->workers += more) {
+        worker *w = &p->worker[p->workers];
+        *w = (worker){.pool = p, .id = p->workers + 1};
+        more = pthread_create(&w->thread, NULL, run_worker, w) == 0;
     }
     return p;
 }
@@ -109,7 +133,7 @@ void rv_pool_free(rv_pool *p) {
         atomic_fetch_add(&p->job, (uint64_t)1 << 32); // nobody spins on
         wake_all(p);
         for (int i = 0; i < p->workers; i++) {
-            pthread_join(p->thread[i], NULL);
+            pthread_join(p->worker[i].thread, NULL);
         }
         pthread_cond_destroy(&p->wake);
         pthread_mutex_destroy(&p->lock);
@@ -117,21 +141,28 @@ void rv_pool_free(rv_pool *p) {
     }
 }
 
-void rv_pool_run(rv_pool *p, int parts, rv_team_fn *fn, void *arg) {
+// Spins while a range is short; then offers the processor too, which its owner may be waiting for.
+static void await_done(rv_pool *p, int units) {
+    for (int i = 0; atomic_load_explicit(&p->done, memory_order_acquire) < units; i++) {
+        relax();
+        if (i >= SPINS) {
+            sched_yield();
+            i -= YIELD;
+        }
+    }
+}
+
+void rv_pool_run(rv_pool *p, int units, int least, int most, rv_range_fn *fn, void *arg) {
     p->fn = fn;
     p->arg = arg;
+    atomic_store_explicit(&p->least, least, memory_order_relaxed);
+    atomic_store_explicit(&p->most, most, memory_order_relaxed);
     atomic_store(&p->done, 0);
     uint32_t number = number_of(atomic_load(&p->job)) + 1;
-    atomic_store(&p->job, (uint64_t)number << 32 | (uint64_t)parts << 16);
+    atomic_store(&p->job, (uint64_t)number << 32 | (uint64_t)units << 16);
     if (atomic_load(&p->sleepers) > 0) {
         wake_all(p);
     }
-    work(p, number);
-    for (int i = 0; atomic_load(&p->done) < parts; i++) {
-        if (i < SPINS) {
-            relax();
-        } else {
-            sched_yield();
-        }
-    }
+    work(p, number, 0);
+    await_done(p, units);
 }

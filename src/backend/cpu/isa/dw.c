@@ -1,7 +1,7 @@
 // dw.c - gradients of weights: dW += dY^T X in the order of the master.
 //
 // Chunks of rows are copied into the order in which the tiles read them, X in strips of MR columns,
-// dY in strips of NC, each thread for its own part of the grid. Each element of dW is one chain
+// dY in strips of NC, for each piece of a grid by itself. Each element of dW is one chain
 // over the rows, ascending, that begins at the value already there.
 //
 // For bf16 layers (round_x) both sides are rounded to bf16 and rows are taken two by two, counted
@@ -12,6 +12,7 @@
 #include "fn.h"
 
 enum {
+    PIECES = 1,              // of the grid for each thread
     CHUNK = 256,             // rows copied at a time, even
     STRIP = CHUNK * MR + 16, // floats of a strip of X, not a multiple of the caches' ways
     NEAR = 320 << 10         // bytes of strips that stay in the second cache
@@ -255,23 +256,26 @@ static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int6
     }
 }
 
-static void dw_part(void *arg, int tid, int team) {
-    (void)team;
+// A piece of the grid.
+static void dw_piece(void *arg, int64_t piece, int64_t hi, int who) {
+    (void)hi;
     const dw_args *a = arg;
-    int64_t panels = rv_panels(a->n), pp = tid / a->k_parts, pk = tid % a->k_parts;
+    int64_t panels = rv_panels(a->n), pp = piece / a->k_parts, pk = piece % a->k_parts;
     int64_t p0 = panels * pp / a->panel_parts, p1 = panels * (pp + 1) / a->panel_parts;
     int64_t k0 = strips(a->k) * pk / a->k_parts, k1 = strips(a->k) * (pk + 1) / a->k_parts;
     const int64_t most = NEAR / (STRIP * (int64_t)sizeof(float));
     for (int64_t k = k0; k < k1; k += most) {
         for (int64_t m0 = 0; m0 < a->m; m0 += CHUNK) {
-            dw_chunk(a, rv_work(a->c, tid), p0, p1, k, k1 - k < most ? k1 : k + most, m0);
+            dw_chunk(a, rv_work(a->c, who), p0, p1, k, k1 - k < most ? k1 : k + most, m0);
         }
     }
 }
 
 static void run_dw(rv_ctx *c, dw_args a) {
-    rv_grid(rv_team(c, a.m * a.n * a.k), rv_panels(a.n), strips(a.k), &a.panel_parts, &a.k_parts);
-    rv_together(c, a.panel_parts * a.k_parts, dw_part, &a);
+    const int64_t panels = rv_panels(a.n), all = a.m * a.n * a.k;
+    rv_grid(PIECES * rv_team(c, all), panels, strips(a.k), &a.panel_parts, &a.k_parts);
+    const int64_t pieces = a.panel_parts * a.k_parts;
+    rv_for_each(c, pieces, all / pieces, dw_piece, &a);
 }
 
 void ISA(rv_linear_dw)(rv_ctx *c, rv_dev dw, rv_dev db, rv_dev dy, rv_dev x, int64_t m,

@@ -1,10 +1,10 @@
 // linear.c - linear layers: y = x W^T and dX = dY W on packed weights, with what stands around
 // them.
 //
-// Work is cut into a grid of row ranges and ranges of 32-column panels, one piece a thread; every
-// output element is computed whole on one thread. Inside a piece, blocks of rows pass over a few
-// panels, STEPS of their steps at a time, so that both stay in the first caches; the sums wait in
-// memory in between, which costs no bits.
+// A unit of work is a block of rows times a panel of 32 columns; threads take runs of units, and
+// every output element is computed whole on one thread. The rows of a block pass over a few panels,
+// STEPS of their steps at a time, so that both stay in the first caches; the sums wait in memory in
+// between, which costs no bits.
 #include "isa.h"
 #include "tile.h"
 #include "turn.h"
@@ -76,8 +76,7 @@ typedef struct {
     float *y, *pre;
     const float *residual;
     rv_act act;
-    int64_t m;
-    int row_parts, panel_parts;
+    int64_t m, rows; // of a block, but the last
 } job;
 
 // Rounds rows of activations to bf16 in the form that pair_fma reads; odd k are padded with zero.
@@ -255,11 +254,14 @@ static int64_t work_per_row(const product *g) {
     return g->panels && g->paired ? steps_of(g) / 2 * PAIR_WIDTH * (int64_t)sizeof(pair_t) : 0;
 }
 
-// Rows of a block: what the rounding workspace holds.
+// Rows of a block: at most what the rounding workspace holds, blocks alike in size.
 static int64_t block_rows(const job *b) {
     int64_t work = work_per_row(&b->main) + work_per_row(&b->lora);
     RV_ASSERT(work <= RV_WORK_BYTES);
-    return work > 0 && RV_WORK_BYTES / work < ROWS ? RV_WORK_BYTES / work : ROWS;
+    int64_t most = work > 0 && RV_WORK_BYTES / work < ROWS ? RV_WORK_BYTES / work : ROWS;
+    int64_t blocks = (b->m + most - 1) / most, each = (b->m + blocks - 1) / blocks;
+    int64_t whole = (each + MR - 1) / MR * MR;
+    return whole < most ? whole : most;
 }
 
 // A block of rows on its way through the panels.
@@ -319,28 +321,28 @@ typedef struct {
     const rv_ctx *c;
 } job_call;
 
-static void job_part(void *arg, int tid, int team) {
-    (void)team;
+// Units lo..hi-1, counted block by block.
+static void job_units(void *arg, int64_t lo, int64_t hi, int who) {
     const job_call *call = arg;
     const job *b = call->b;
-    int64_t panels = rv_panels(b->main.n), units = (b->m + MR - 1) / MR;
-    int64_t pr = tid / b->panel_parts, pp = tid % b->panel_parts;
-    int64_t p0 = panels * pp / b->panel_parts, p1 = panels * (pp + 1) / b->panel_parts;
-    int64_t r0 = units * pr / b->row_parts * MR, r1 = units * (pr + 1) / b->row_parts * MR;
-    r1 = r1 < b->m ? r1 : b->m;
-    int64_t step = block_rows(b);
-    for (int64_t r = r0; r < r1 && p0 < p1; r += step) {
-        job_block(b, rv_work(call->c, tid), r, r1 - r < step ? r1 - r : step, p0, p1);
+    const int64_t panels = rv_panels(b->main.n);
+    for (int64_t u = lo, next; u < hi; u = next) {
+        int64_t row = u / panels * b->rows, left = b->m - row;
+        next = (u / panels + 1) * panels < hi ? (u / panels + 1) * panels : hi;
+        job_block(b, rv_work(call->c, who), row, left < b->rows ? left : b->rows, u % panels,
+                  u % panels + next - u);
     }
 }
 
 static void run_job(rv_ctx *c, job *b) {
-    int64_t k = b->main.k + (b->lora.panels ? b->lora.k : 0);
-    int64_t rows = b->m < WAIT_ROWS ? WAIT_ROWS : b->m; // fewer wait for the weights as long
-    int64_t units = b->m <= STREAM_ROWS ? 1 : (b->m + MR - 1) / MR; // no two read the same weights
-    rv_grid(rv_team(c, rows * b->main.n * k), units, rv_panels(b->main.n), &b->row_parts,
-            &b->panel_parts);
-    rv_together(c, b->row_parts * b->panel_parts, job_part, &(job_call){b, c});
+    if (b->m == 0) {
+        return;
+    }
+    const int64_t k = b->main.k + (b->lora.panels ? b->lora.k : 0), panels = rv_panels(b->main.n);
+    b->rows = block_rows(b);
+    int64_t rows = b->rows < WAIT_ROWS ? WAIT_ROWS : b->rows; // fewer wait for the weights as long
+    rv_for(c, (b->m + b->rows - 1) / b->rows * panels, rows * RV_PANEL * k, 1, job_units,
+           &(job_call){b, c});
 }
 
 void ISA(rv_linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l) {
