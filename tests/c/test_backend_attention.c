@@ -14,6 +14,7 @@ static const attn_case cases[] = {
     {2, 2, 32, true, 0, 1, {0, 1}},         {4, 2, 32, true, 0, 3, {0, 70, 71, 200}},
     {3, 1, 20, true, 0, 2, {0, 64, 193}},   {2, 2, 16, false, 0, 3, {0, 50, 50, 115}},
     {4, 4, 40, true, 17, 2, {0, 150, 279}}, {2, 1, 64, false, 30, 1, {0, 130}},
+    {14, 1, 20, true, 0, 1, {0, 67}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -136,8 +137,9 @@ static void forward_equals_reference(void **state) {
     }
 }
 
-// The first sequence of a case through the cache, `step` tokens a call.
-static float *decode(const attn_case *t, const qkv *x, int64_t step) {
+// The first sequence of a case through the cache, `step` tokens a call, in a batch of so many
+// alike: how heads are shared out depends on their number.
+static float *decode(const attn_case *t, const qkv *x, int64_t step, int64_t batch) {
     dev d = dev_open(rv_backend_cpu(), 1);
     rv_attn a = attn_of(t);
     int64_t len = t->cu[1], w = t->h * t->d, kw = t->g * t->d;
@@ -148,9 +150,12 @@ static float *decode(const attn_case *t, const qkv *x, int64_t step) {
            v = put_f(&d, x->v, len * kw);
     rv_dev out = put_f(&d, NULL, len * w);
     for (int64_t p = 0; p < len; p += step) {
-        rv_attn_seq s = {p, len - p < step ? len - p : step, p, table};
-        d.be->kv_write(d.c, pool, k, v, kw, &s, 1, &a);
-        d.be->attention_cached(d.c, out, q, w, pool, &s, 1, &a);
+        rv_attn_seq s[9];
+        for (int64_t i = 0; i < batch; i++) {
+            s[i] = (rv_attn_seq){p, len - p < step ? len - p : step, p, table};
+        }
+        d.be->kv_write(d.c, pool, k, v, kw, s, 1, &a);
+        d.be->attention_cached(d.c, out, q, w, pool, s, batch, &a);
     }
     d.be->download(d.c, o, out, sizeof *o * (size_t)(len * w));
     d.be->free(d.c, pool), d.be->free(d.c, q), d.be->free(d.c, k), d.be->free(d.c, v);
@@ -170,9 +175,11 @@ static void cached_has_the_same_bits(void **state) {
         float *lse, *whole = run(t, &x, 1, &lse);
         int64_t steps[] = {1, 2, 3, 7, 12, 63, 64, 65, 1000};
         for (size_t s = 0; s < sizeof steps / sizeof *steps; s++) {
-            float *o = decode(t, &x, steps[s]);
-            assert_bits(o, whole, t->cu[1] * t->h * t->d, "cached");
-            free(o);
+            for (int64_t batch = 1; batch <= (steps[s] == 1 ? 9 : 1); batch += 4) {
+                float *o = decode(t, &x, steps[s], batch);
+                assert_bits(o, whole, t->cu[1] * t->h * t->d, "cached");
+                free(o);
+            }
         }
         free(lse), free(whole);
         drop(&x);

@@ -1,0 +1,182 @@
+// attention_back.c - the backward pass of attention over packed sequences.
+//
+// P = exp(S - lse), dV = P^T dO, dP = dO V^T, dS = P (dP - dot(dO, O)), dQ = scale dS K,
+// dK = scale dS^T Q (Dao, FlashAttention-2, 2023, section 2.3). One item is one (sequence,
+// key/value head): its query heads one after another, rows ascending.
+#include "attend.h"
+
+enum { BACK_ROWS = 48 };
+
+static int64_t back_floats(int64_t len, int64_t d) {
+    return blocks_of(len) * KEYS * (2 * d + 3 * padded(d)) + 2 * BACK_ROWS * padded(d) + len;
+}
+
+size_t ISA(rv_attention_scratch)(const rv_ctx *c, const rv_attn *a, int64_t max_len) {
+    return (size_t)c->threads * ((size_t)back_floats(max_len, a->head_dim) * sizeof(float) + 64);
+}
+
+typedef struct {
+    float *kt, *vt, *k; // (blocks, D, 64), (blocks, D, 64), (blocks * 64, P)
+    float *dk, *dv;     // (blocks * 64, P)
+    float *q, *d_o;     // (BACK_ROWS, P)
+    float *delta;       // (len): dot(dO, O)
+} back;
+
+static back carve(float *s, int64_t len, int64_t d) {
+    int64_t keys = blocks_of(len) * KEYS, p = padded(d);
+    back b;
+    b.kt = s;
+    b.vt = b.kt + keys * d;
+    b.k = b.vt + keys * d;
+    b.dk = b.k + keys * p;
+    b.dv = b.dk + keys * p;
+    b.q = b.dv + keys * p;
+    b.d_o = b.q + BACK_ROWS * p;
+    b.delta = b.d_o + BACK_ROWS * p;
+    return b;
+}
+
+static void load_back(const back *b, const packed *p, int64_t row0, int64_t len, int64_t g) {
+    int64_t d = p->a->head_dim, w = padded(d), from = row0 * p->kv_stride + g * d;
+    for (int64_t j = 0; j < len; j += KEYS) {
+        int64_t keys = len - j < KEYS ? len - j : KEYS, at = from + j * p->kv_stride;
+        transpose_keys(b->kt + j * d, p->k + at, p->kv_stride, keys, d);
+        transpose_keys(b->vt + j * d, p->v + at, p->kv_stride, keys, d);
+    }
+    copy_rows(b->k, p->k + from, p->kv_stride, len, d);
+    memset(b->dk, 0, (size_t)(len * w) * sizeof *b->dk);
+    memset(b->dv, 0, (size_t)(len * w) * sizeof *b->dv);
+}
+
+// P and dS of one row in one block; hidden keys get 0.
+static inline void row_gradient(float *s, float *dp, float scale, float lse, float delta, span v) {
+    for (int i = 0; i < v.hi; i += VL) {
+        vf e = fn_vexp(vload(s + i) * scale - lse);
+        vstore(s + i, e);
+        vstore(dp + i, e * (vload(dp + i) - delta));
+    }
+    if (!whole(v)) {
+        hide(s, v);
+        hide(dp, v);
+    }
+}
+
+// d(keys) (+)= s^T x over rows first.. of a block: x (rows, w).
+static void add_keys(float *dkeys, const float *s, const float *x, int64_t w, int64_t first,
+                     int64_t rows, int64_t keys) {
+    tile t = {.c = dkeys,
+              .ldc = w,
+              .a = s + first * KEYS,
+              .ar = 1,
+              .at = KEYS,
+              .b = x + first * w,
+              .ldb = w,
+              .steps = rows - first,
+              .load = true,
+              .near = true};
+    tile_f32(&t, keys, w);
+}
+
+// Rows r0.. of one head against block j0 / 64.
+static void block_gradient(const back *b, const packed *p, float *dq, const float *lse, int64_t r0,
+                           int64_t rows, int64_t len, int64_t j0) {
+    _Alignas(64) float s[BACK_ROWS * KEYS], ds[BACK_ROWS * KEYS];
+    const rv_attn *a = p->a;
+    int64_t d = a->head_dim, w = padded(d), end = end_key(a, r0 + rows - 1, len) - j0;
+    int64_t keys = end < KEYS ? end : KEYS; // no row sees more
+    tile qk = score_tile(s, b->q, w, b->kt + j0 * d, d);
+    tile dov = score_tile(ds, b->d_o, w, b->vt + j0 * d, d);
+    tile_f32(&qk, rows, score_width(rows, end));
+    tile_f32(&dov, rows, score_width(rows, end));
+    for (int64_t r = 0; r < rows; r++) {
+        row_gradient(s + r * KEYS, ds + r * KEYS, a->scale, lse[r * a->n_head], b->delta[r0 + r],
+                     seen(a, r0 + r, len, j0));
+    }
+    int64_t first = a->causal && j0 > r0 ? j0 - r0 : 0; // no row above sees the block
+    add_keys(b->dv + j0 * w, s, b->d_o, w, first, rows, keys);
+    add_keys(b->dk + j0 * w, ds, b->q, w, first, rows, keys);
+    tile dx = {.c = dq,
+               .ldc = w,
+               .a = ds,
+               .ar = KEYS,
+               .at = 1,
+               .b = b->k + j0 * w,
+               .ldb = w,
+               .steps = keys,
+               .load = true,
+               .near = true};
+    tile_f32(&dx, rows, w);
+}
+
+static void head_gradient(const back *b, const packed *p, int64_t row0, int64_t len, int64_t h) {
+    _Alignas(64) float dq[BACK_ROWS * RV_MAX_HEAD_DIM];
+    const rv_attn *a = p->a;
+    int64_t d = a->head_dim, w = padded(d), width = a->n_head * d;
+    const float *o = p->o + row0 * width + h * d, *d_o = p->d_o + row0 * width + h * d;
+    for (int64_t r = 0; r < len; r++) {
+        SUM(dot, d, (double)o[r * width + i] * (double)d_o[r * width + i])
+        b->delta[r] = (float)dot;
+    }
+    for (int64_t r0 = 0; r0 < len; r0 += BACK_ROWS) {
+        int64_t rows = len - r0 < BACK_ROWS ? len - r0 : BACK_ROWS;
+        int64_t at = (row0 + r0) * p->q_stride + h * d;
+        copy_rows(b->q, p->q + at, p->q_stride, rows, d);
+        copy_rows(b->d_o, d_o + r0 * width, width, rows, d);
+        memset(dq, 0, (size_t)(rows * w) * sizeof *dq);
+        int64_t end = end_key(a, r0 + rows - 1, len);
+        for (int64_t j0 = first_key(a, r0) / KEYS * KEYS; j0 < end; j0 += KEYS) {
+            block_gradient(b, p, dq, p->lse + (row0 + r0) * a->n_head + h, r0, rows, len, j0);
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t i = 0; i < d; i++) {
+                p->dq[at + r * p->q_stride + i] = dq[r * w + i] * a->scale;
+            }
+        }
+    }
+}
+
+static void backward_item(void *arg, int64_t item, int64_t hi, int tid) {
+    (void)hi;
+    const packed *p = arg;
+    const rv_attn *a = p->a;
+    int64_t d = a->head_dim, w = padded(d), g = item % a->n_kv, s = item / a->n_kv;
+    int64_t row0 = p->cu[s], len = p->cu[s + 1] - row0, group = a->n_head / a->n_kv;
+    if (len <= 0) {
+        return;
+    }
+    back b = carve(scratch_of(p->c, tid, back_floats(len, d)), len, d);
+    load_back(&b, p, row0, len, g);
+    for (int64_t h = g * group; h < (g + 1) * group; h++) {
+        head_gradient(&b, p, row0, len, h);
+    }
+    for (int64_t r = 0; r < len; r++) {
+        int64_t at = (row0 + r) * p->kv_stride + g * d;
+        for (int64_t i = 0; i < d; i++) {
+            p->dk[at + i] = b.dk[r * w + i] * a->scale;
+            p->dv[at + i] = b.dv[r * w + i];
+        }
+    }
+}
+
+void ISA(rv_attention_backward)(rv_ctx *c, rv_dev dq, rv_dev dk, rv_dev dv, rv_dev d_o, rv_dev q,
+                                rv_dev k, rv_dev v, rv_dev o, rv_dev lse, int64_t q_stride,
+                                int64_t kv_stride, const int32_t *cu, int64_t n_seq,
+                                const rv_attn *a) {
+    RV_ASSERT(a->head_dim <= RV_MAX_HEAD_DIM);
+    packed p = {.c = c,
+                .o = rv_f32(o),
+                .lse = rv_f32(lse),
+                .q = rv_f32(q),
+                .k = rv_f32(k),
+                .v = rv_f32(v),
+                .dq = rv_f32(dq),
+                .dk = rv_f32(dk),
+                .dv = rv_f32(dv),
+                .d_o = rv_f32(d_o),
+                .q_stride = q_stride,
+                .kv_stride = kv_stride,
+                .cu = cu,
+                .a = a};
+    int64_t cost = cost_of(cu, n_seq, a) * 3 * (a->n_head / a->n_kv);
+    rv_for_each(c, n_seq * a->n_kv, cost, backward_item, &p);
+}
