@@ -185,6 +185,63 @@ static void filters_keep_what_they_should(void **state) {
     assert_kept(flat, 4, sampling(1, 0, 0.4f, 0, 0), NULL, 0, "0011");
 }
 
+typedef struct {
+    float logit;
+    int id;
+} ranked;
+
+static int ascending(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    return x->logit != y->logit ? (x->logit > y->logit) - (x->logit < y->logit) : x->id - y->id;
+}
+
+// Marks what top_k and then top_p leave, by sorting; returns the sum of its weights.
+static double sorted_kept(bool *kept, const float *l, int v, rv_sample how) {
+    ranked *r = malloc((size_t)v * sizeof *r);
+    for (int i = 0; i < v; i++) {
+        r[i] = (ranked){l[i], i};
+    }
+    qsort(r, (size_t)v, sizeof *r, ascending);
+    double whole = 0, run = 0, sum = 0;
+    bool cutting = true;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < v; i++) {
+            double w = exp((double)(r[i].logit / how.temperature));
+            bool in = !how.top_k || r[i].logit >= r[v - how.top_k].logit;
+            whole += pass == 0 && in ? w : 0;
+            run += pass == 1 && in ? w : 0;
+            cutting = cutting && (pass == 0 || i + 1 < v) && run <= (1 - (double)how.top_p) * whole;
+            kept[r[i].id] = in && !cutting;
+            sum += pass == 1 && kept[r[i].id] ? w : 0;
+        }
+    }
+    free(r);
+    return sum;
+}
+
+static void thresholds_are_those_of_sorting(void **state) {
+    (void)state;
+    enum { IDS = 700 };
+    float *l = randoms(11, IDS, 2.0);
+    bool kept[IDS];
+    dev d = dev_open(rv_backend_cpu(), 1);
+    for (int i = 0; i < 400; i++) {
+        for (int j = 0; i == 200 && j < IDS; j++) {
+            l[j] = (float)((int)(l[j] * 2) / 2.0); // many are equal
+        }
+        rv_dev x = put_f(&d, l, IDS);
+        rv_sample how = sampling(0.7f, i % 3 ? i * 37 % IDS + 1 : 0,
+                                 i % 4 ? (float)(i * 61 % 997) / 1000 : 1, 0, i / 400.0);
+        double sum = sorted_kept(kept, l, IDS, how);
+        rv_drawn r = draw(&d, x, IDS, how, NULL, 0);
+        assert_true(kept[r.id]);
+        assert_true(fabs((double)(l[r.id] / 0.7f) - log(sum) - (double)r.filtered_logp) < 1e-5);
+        d.be->free(d.c, x);
+    }
+    dev_close(&d);
+    free(l);
+}
+
 // Two tokens and a ban of a far larger third: the weights of what is left underflow.
 static void banned_giants_leave_the_rest(void **state) {
     (void)state;
@@ -316,6 +373,7 @@ int main(void) {
         cmocka_unit_test(recorded_equals_scored),
         cmocka_unit_test(greedy_takes_the_first_largest),
         cmocka_unit_test(filters_keep_what_they_should),
+        cmocka_unit_test(thresholds_are_those_of_sorting),
         cmocka_unit_test(banned_giants_leave_the_rest),
         cmocka_unit_test(seen_ids_are_penalised),
         cmocka_unit_test(frequencies_are_probabilities),

@@ -211,7 +211,7 @@ static void embed_rows(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void rv_cpu_embed(rv_ctx *c, rv_dev y, const rv_weight *w, const int32_t *ids, int64_t m) {
     embed_args a = {rv_f32(y), w, ids, m};
-    rv_for(c, m, w->k * 4, 1, embed_rows, &a);
+    rv_for(c, m, w->k * 32, 1, embed_rows, &a); // each element lies in a line of its own
 }
 
 // Columns lo..hi-1 of all rows: each element's sum runs over i ascending on one thread.

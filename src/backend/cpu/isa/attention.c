@@ -309,7 +309,8 @@ void ISA(rv_kv_write)(rv_ctx *c, rv_dev pool, rv_dev k, rv_dev v, int64_t kv_str
                 .seqs = seqs,
                 .a = a};
     int64_t each = n_seq ? rows_of(seqs, n_seq) / n_seq + 1 : 0;
-    rv_for(c, n_seq, each * a->n_kv * a->head_dim, 1, write_item, &p);
+    const int64_t wait = 64; // each element of a key lies in a line of its own
+    rv_for(c, n_seq, each * a->n_kv * a->head_dim * wait, 1, write_item, &p);
 }
 
 // The heads h0 .. h1 - 1 of one row, the last of its keys: block by block through all of them, as

@@ -82,9 +82,9 @@ void ISA(rv_logprob_backward)(rv_ctx *c, rv_dev logits, rv_dev g_logp, rv_dev g_
 
 // ---- sampling ----
 //
-// Filters are thresholds on the logit, found by bisection over the ordered bit patterns of floats:
-// no sorting, no memory, and ties are kept or cut as a stable sort would. They see the logits after
-// the repetition penalty.
+// Filters are thresholds on the logit, found digit by digit of the ordered bit patterns of floats:
+// no sorting, three passes, and ties are kept or cut as a stable sort would. They see the logits
+// after the repetition penalty.
 
 // Order-preserving map of floats to unsigned numbers.
 static uint32_t key_of(float x) {
@@ -142,14 +142,18 @@ static float logit_of(const draw *d, int64_t id) {
 }
 
 // Weights exp(z - top) of ids i0..i0+n-1, whose logits are `l`; 0 for those that can't be drawn.
-static void weights(const draw *d, float *e, const float *l, int64_t i0, int64_t n) {
+static void weights(const draw *d, float *restrict e, const float *restrict l, int64_t i0,
+                    int64_t n) {
+    const float temp = d->temp, top = d->top;
     for (int64_t i = 0; i < n; i++) {
-        e[i] = fn_exp(l[i] / d->temp - d->top);
+        e[i] = fn_exp(l[i] / temp - top);
     }
     if (d->least > 0) {
+        const uint32_t least = d->least;
+        const int64_t cut = d->cut - i0;
         for (int64_t i = 0; i < n; i++) {
             uint32_t key = key_of(l[i]);
-            e[i] = key < d->least || (key == d->least && i0 + i < d->cut) ? 0 : e[i];
+            e[i] = key < least || (key == least && i < cut) ? 0 : e[i];
         }
     }
     for (int64_t b = 0; b < d->n_banned; b++) {
@@ -164,83 +168,148 @@ static double sum_of(const float *e, int64_t n) {
     return sum;
 }
 
-// Sum of the weights of ids that may be drawn with key < limit; `count` receives how many ids are
-// not below the limit.
-static double weight_below(const draw *d, uint64_t limit, int64_t *count) {
+// The ids that may be drawn, by one digit of their keys. Digits have 11, 11 and 10 bits.
+enum { DIGITS = 3, DIGIT = 11, BINS = 1 << DIGIT };
+typedef struct {
+    double weight[BINS]; // sums, ids ascending
+    int64_t count[BINS];
+} bins;
+
+static int digit_shift(int digit) { return digit + 1 < DIGITS ? 32 - DIGIT * (digit + 1) : 0; }
+static int digit_bins(int digit) { return digit + 1 < DIGITS ? BINS : BINS / 2; }
+
+static void add_to_bin(bins *h, uint32_t bin, float e) {
+    h->weight[bin] += (double)e;
+    h->count[bin] += e > 0;
+}
+
+// Counts the first digit of all ids.
+static void first_digit(const draw *d, bins *h) {
     float e[SOFTMAX_CHUNK], buffer[SOFTMAX_CHUNK];
-    const uint32_t last = limit ? (uint32_t)(limit - 1) : 0; // one vector of keys at a time
-    const bool any = limit > 0;
-    double sum = 0;
-    *count = 0;
     for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
         int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
         const float *l = logits_of(d, buffer, i0, n);
-        int32_t above = 0;
         weights(d, e, l, i0, n);
         for (int64_t i = 0; i < n; i++) {
-            bool below = any & (key_of(l[i]) <= last);
-            above += !below & (e[i] > 0);
-            e[i] = below ? e[i] : 0;
+            add_to_bin(h, key_of(l[i]) >> digit_shift(0), e[i]);
         }
-        sum += sum_of(e, n);
-        *count += above;
     }
-    return sum;
+}
+
+// Counts a later digit of the ids whose digits before it are `prefix`: few, mostly.
+static void next_digit(const draw *d, bins *h, uint32_t prefix, int digit) {
+    float buffer[SOFTMAX_CHUNK];
+    const int before = digit_shift(digit - 1), shift = digit_shift(digit);
+    for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+        int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+        const float *l = logits_of(d, buffer, i0, n);
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t key = key_of(l[i]);
+            if (key >> before == prefix) {
+                float e;
+                weights(d, &e, l + i, i0 + i, 1);
+                add_to_bin(h, key >> shift & ((uint32_t)digit_bins(digit) - 1), e);
+            }
+        }
+    }
+}
+
+static void count_digit(const draw *d, bins *h, uint32_t prefix, int digit) {
+    memset(h, 0, sizeof *h);
+    if (digit == 0) {
+        first_digit(d, h);
+    } else {
+        next_digit(d, h, prefix, digit);
+    }
 }
 
 // The k-th largest logit becomes the least that stays; ties with it stay.
 static void keep_top_k(draw *d, int64_t k) {
-    uint64_t lo = 0, hi = (uint64_t)1 << 32; // count(lo) >= k or all; count(hi) = 0
-    while (hi - lo > 1) {
-        uint64_t mid = lo + (hi - lo) / 2;
-        int64_t count;
-        weight_below(d, mid, &count);
-        if (count >= k) {
-            lo = mid;
-        } else {
-            hi = mid;
+    bins h;
+    uint32_t prefix = 0;
+    int64_t above = 0;
+    for (int digit = 0; digit < DIGITS; digit++) {
+        count_digit(d, &h, prefix, digit);
+        int bin = digit_bins(digit) - 1;
+        for (; bin >= 0 && above + h.count[bin] < k; bin--) {
+            above += h.count[bin];
+        }
+        if (bin < 0) {
+            return; // there are fewer
+        }
+        prefix = prefix << (digit + 1 < DIGITS ? DIGIT : DIGIT - 1) | (uint32_t)bin;
+    }
+    d->least = prefix;
+}
+
+// Where an ascending run of logits ends.
+typedef struct {
+    uint32_t key;         // of the first ids that are not in it all
+    double below, budget; // weight of the run before them, and most that it may have
+    int64_t ties, above;  // ids with that key, with larger ones
+} run_end;
+
+// The longest ascending run whose share of the whole is at most 1 - p.
+static run_end find_run(const draw *d, double p) {
+    bins h;
+    run_end r = {0};
+    for (int digit = 0; digit < DIGITS; digit++) {
+        const int n = digit_bins(digit);
+        count_digit(d, &h, r.key, digit);
+        double whole = 0, sum = r.below;
+        for (int bin = 0; digit == 0 && bin < n; bin++) {
+            whole += h.weight[bin];
+        }
+        r.budget = digit == 0 ? (1 - p) * whole : r.budget;
+        int at = 0;
+        for (int bin = 0; bin < n; sum += h.weight[bin++]) {
+            if (h.count[bin] > 0 && sum <= r.budget) {
+                at = bin;
+                r.below = sum;
+            }
+        }
+        for (int bin = at + 1; bin < n; bin++) {
+            r.above += h.count[bin];
+        }
+        r.ties = h.count[at];
+        r.key = r.key << (digit + 1 < DIGITS ? DIGIT : DIGIT - 1) | (uint32_t)at;
+    }
+    return r;
+}
+
+// Among equal logits a run goes on in index order: the id behind its last one, or 0. Of the largest
+// logits one stays.
+static int64_t end_among_ties(const draw *d, const run_end *r) {
+    float buffer[SOFTMAX_CHUNK];
+    int64_t left = r->ties - (r->above > 0 ? 0 : 1), end = 0;
+    double sum = r->below;
+    for (int64_t i0 = 0; i0 < d->v; i0 += SOFTMAX_CHUNK) {
+        int64_t n = d->v - i0 < SOFTMAX_CHUNK ? d->v - i0 : SOFTMAX_CHUNK;
+        const float *l = logits_of(d, buffer, i0, n);
+        for (int64_t i = 0; i < n; i++) {
+            float e = 0;
+            if (key_of(l[i]) == r->key) {
+                weights(d, &e, l + i, i0 + i, 1);
+            }
+            sum += (double)e;
+            if (e > 0 && (sum > r->budget || left-- == 0)) {
+                return end;
+            }
+            end = e > 0 ? i0 + i + 1 : end;
         }
     }
-    d->least = (uint32_t)lo;
+    return end;
 }
 
 // Cuts the longest ascending run whose share of the whole is at most 1 - p; the largest stays.
 static void keep_top_p(draw *d, double p) {
-    int64_t count;
-    double whole = weight_below(d, (uint64_t)1 << 32, &count), budget = (1 - p) * whole;
-    uint64_t lo = d->least, hi = (uint64_t)1 << 32;
-    while (hi - lo > 1) {
-        uint64_t mid = lo + (hi - lo) / 2;
-        double below = weight_below(d, mid, &count);
-        if (below <= budget && count > 0) {
-            lo = mid;
-        } else {
-            hi = mid;
-        }
-    }
-    // Among equal logits the run goes on in index order; the last of them stays when it is the top.
-    double sum = weight_below(d, lo, &count);
-    int64_t above, stop = 0;
-    weight_below(d, lo + 1, &above);
-    int64_t ties = count - above;
-    for (int64_t i = 0; i < d->v && ties > (above > 0 ? 0 : 1); i++) {
-        float e, l = logit_of(d, i);
-        if (key_of(l) != lo) {
-            continue;
-        }
-        weights(d, &e, &l, i, 1);
-        if (e > 0) {
-            sum += (double)e;
-            if (sum > budget) {
-                break;
-            }
-            stop = i + 1;
-            ties--;
-        }
-    }
-    if (lo > d->least || stop > d->cut) {
-        d->cut = lo > d->least ? stop : d->cut > stop ? d->cut : stop;
-        d->least = (uint32_t)lo;
+    const run_end r = find_run(d, p);
+    const int64_t end = r.ties > 1 ? end_among_ties(d, &r) : 0; // one alone passes the budget
+    if (r.key > d->least) {
+        d->least = r.key;
+        d->cut = end;
+    } else if (end > d->cut) {
+        d->cut = end;
     }
 }
 
