@@ -270,14 +270,15 @@ typedef struct rv_backend {
     size_t (*attention_scratch)(const rv_ctx *c, const rv_attn *a, int64_t max_len);
     /// Packed sequences: sequence s has rows cu[s] .. cu[s+1]-1 (host, n_seq + 1 entries). lse
     /// (rows, H) fp32 or none. Keys in blocks of 64 counted from each sequence's key 0, running
-    /// maximum, masked keys add nothing.
+    /// maximum, masked keys add nothing. q_cu (host, or NULL: cu): only the last rows of each
+    /// sequence are queries; they lie in rows q_cu[s] .. q_cu[s+1]-1 of q, o, lse, dq and d_o.
     void (*attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v,
-                      int64_t q_stride, int64_t kv_stride, const int32_t *cu, int64_t n_seq,
-                      const rv_attn *a);
+                      int64_t q_stride, int64_t kv_stride, const int32_t *cu, const int32_t *q_cu,
+                      int64_t n_seq, const rv_attn *a);
     void (*attention_backward)(rv_ctx *c, rv_dev dq, rv_dev dk, rv_dev dv, rv_dev d_o, rv_dev q,
                                rv_dev k, rv_dev v, rv_dev o, rv_dev lse, int64_t q_stride,
-                               int64_t kv_stride, const int32_t *cu, int64_t n_seq,
-                               const rv_attn *a);
+                               int64_t kv_stride, const int32_t *cu, const int32_t *q_cu,
+                               int64_t n_seq, const rv_attn *a);
     /// Bytes of one cache block (64 tokens, keys and values) of one layer.
     size_t (*kv_block_bytes)(const rv_attn *a);
     /// Writes rows of k, v into the cache: row i of sequence s goes to position pos0 + (i - row0).

@@ -5,8 +5,9 @@
 //
 // The vision tower (LayerNorm or RMSNorm, plain or gated MLP, windows) and the decoder (RMSNorm,
 // gated MLP, rotary angles, cache) are the same code; q, k and v may be one linear layer. In the
-// last block only the picked rows go on after the attention: what follows works row by row, so
-// their bits are those of the full computation. Norms and the MLP's inner activation are recomputed
+// last block only rows from a sequence's first picked one on ask, and only the picked ones go on
+// after the attention: all but keys and values works row by row, so their bits are those of the
+// full computation. Norms and the MLP's inner activation are recomputed
 // backward; only what a matrix product made is kept.
 #include "intr.h"
 #include "model.h"
@@ -57,20 +58,38 @@ static void rotate_k(rv_vlm *m, const rv_tower *t, rv_dev k, rv_dev angle, int64
     }
 }
 
-// Attention of packed sequences: o of all rows.
+// What a block's queries are made of: normed rows, angles, and how many.
+typedef struct {
+    rv_dev n, angle;
+    int64_t rows;
+} queries;
+
+// All rows, or those that ask in the last block: gathered, since they are fewer. Reads t->norm.
+static queries queries_of(rv_vlm *m, const rv_tower *t, int i, const rv_pass *p) {
+    if (!picks(t, i, p)) {
+        return (queries){t->norm, p->angle, p->rows};
+    }
+    m->be->gather_rows(m->ctx, t->pick, t->norm, p->ask, p->n_ask, t->width);
+    m->be->gather_rows(m->ctx, t->angle, p->angle, p->ask, p->n_ask, t->attn.head_dim);
+    return (queries){t->pick, t->angle, p->n_ask};
+}
+
+// Attention of packed sequences: o of the rows that ask.
 static void attend(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
     const rv_block *b = &t->blocks[i];
     rv_norm_forward(m, &b->norm1, t->norm, input(t, i, p->keep), p->rows, t->width, t->eps);
-    project(m, b, s, RV_Q, s->q, t->norm, p->rows, none);
+    queries q = queries_of(m, t, i, p);
+    project(m, b, s, RV_Q, s->q, q.n, q.rows, none);
     if (!t->fused) {
         project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
         project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
     }
-    rotate_q(m, t, s->q, p->angle, p->rows, 1);
+    rotate_q(m, t, s->q, q.angle, q.rows, 1);
     rotate_k(m, t, s->k, p->angle, p->rows, 1);
     m->be->attention(m->ctx, s->o, p->keep ? s->lse : none, s->q, s->k, s->v, t->q_stride,
                      t->kv_stride, windowed(t, i) ? p->window_cu : p->cu,
-                     windowed(t, i) ? p->n_windows : p->n_seq, &t->attn);
+                     picks(t, i, p) ? p->ask_cu : NULL, windowed(t, i) ? p->n_windows : p->n_seq,
+                     &t->attn);
 }
 
 // Attention on the cache: o of the rows that go on; the others only leave keys and values.
@@ -82,19 +101,12 @@ static void attend_cached(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const
     project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
     rotate_k(m, t, s->k, p->angle, p->rows, 1);
     m->be->kv_write(m->ctx, pool, s->k, s->v, t->kv_stride, p->write, p->n_seq, &t->attn);
-    int64_t rows = rows_out(t, i, p);
-    if (rows == 0) {
+    if (rows_out(t, i, p) == 0) {
         return;
     }
-    rv_dev n = t->norm, angle = p->angle;
-    if (picks(t, i, p)) {
-        m->be->gather_rows(m->ctx, t->pick, t->norm, p->pick, rows, t->width);
-        m->be->gather_rows(m->ctx, t->angle, p->angle, p->pick, rows, t->attn.head_dim);
-        n = t->pick;
-        angle = t->angle;
-    }
-    project(m, b, s, RV_Q, s->q, n, rows, none);
-    rotate_q(m, t, s->q, angle, rows, 1);
+    queries q = queries_of(m, t, i, p);
+    project(m, b, s, RV_Q, s->q, q.n, q.rows, none);
+    rotate_q(m, t, s->q, q.angle, q.rows, 1);
     m->be->attention_cached(m->ctx, s->o, s->q, t->q_stride, pool,
                             picks(t, i, p) ? p->read : p->write,
                             picks(t, i, p) ? p->n_read : p->n_seq, &t->attn);
@@ -105,7 +117,7 @@ static rv_dev picked_o(rv_vlm *m, const rv_tower *t, int i, const rv_pass *p, co
     if (!picks(t, i, p) || p->write) {
         return s->o;
     }
-    m->be->gather_rows(m->ctx, t->pick, s->o, p->pick, p->n_pick, q_width(t));
+    m->be->gather_rows(m->ctx, t->pick, s->o, p->ask_pick, p->n_pick, q_width(t));
     return t->pick;
 }
 
@@ -235,14 +247,26 @@ static void swap(rv_dev *a, rv_dev *b) {
     *b = x;
 }
 
-// Spreads the picked rows' gradients over all rows: t->dx, and t->d_o from t->dq.
+// Spreads the picked rows' gradients: t->dx over all rows, and t->d_o, from t->dq, over those that
+// ask.
 static void spread(rv_vlm *m, rv_tower *t, const rv_pass *p) {
     size_t row = sizeof(float) * (size_t)t->width, o_row = sizeof(float) * (size_t)q_width(t);
     m->be->zero(m->ctx, t->dx2, (size_t)p->rows * row);
     m->be->scatter_rows(m->ctx, t->dx2, t->dx, p->pick, p->n_pick, t->width);
     swap(&t->dx, &t->dx2);
-    m->be->zero(m->ctx, t->d_o, (size_t)p->rows * o_row);
-    m->be->scatter_rows(m->ctx, t->d_o, t->dq, p->pick, p->n_pick, q_width(t));
+    m->be->zero(m->ctx, t->d_o, (size_t)p->n_ask * o_row);
+    m->be->scatter_rows(m->ctx, t->d_o, t->dq, p->ask_pick, p->n_pick, q_width(t));
+}
+
+// Through the queries' layer: writes dn, zero where no row asks.
+static void queries_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s,
+                             const queries *q, rv_dev dn) {
+    const bool part = picks(t, i, p) && !rv_dev_none(dn);
+    back(m, t, &t->blocks[i], s, RV_Q, part ? t->dx2 : dn, false, t->dq, q->n, q->rows);
+    if (part) {
+        m->be->zero(m->ctx, dn, sizeof(float) * (size_t)(p->rows * t->width));
+        m->be->scatter_rows(m->ctx, dn, t->dx2, p->ask, p->n_ask, t->width);
+    }
 }
 
 // Through the keys' layer. A constant added to every key shifts all scores of a query alike, and
@@ -268,12 +292,14 @@ static void attention_backward(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, 
     }
     m->be->attention_backward(m->ctx, t->dq, t->dk, t->dv, t->d_o, s->q, s->k, s->v, s->o, s->lse,
                               t->q_stride, t->kv_stride, windowed(t, i) ? p->window_cu : p->cu,
-                              windowed(t, i) ? p->n_windows : p->n_seq, &t->attn);
-    rotate_q(m, t, t->dq, p->angle, p->rows, -1);
-    rotate_k(m, t, t->dk, p->angle, p->rows, -1);
+                              part ? p->ask_cu : NULL, windowed(t, i) ? p->n_windows : p->n_seq,
+                              &t->attn);
     rv_dev x = input(t, i, true), dn = flows ? t->dn : none;
     rv_norm_forward(m, &b->norm1, t->norm, x, p->rows, t->width, t->eps);
-    back(m, t, b, s, RV_Q, dn, false, t->dq, t->norm, p->rows);
+    queries q = queries_of(m, t, i, p);
+    rotate_q(m, t, t->dq, q.angle, q.rows, -1);
+    rotate_k(m, t, t->dk, p->angle, p->rows, -1);
+    queries_backward(m, t, i, p, s, &q, dn);
     if (!t->fused) {
         keys_backward(m, t, b, s, p, dn);
         back(m, t, b, s, RV_V, dn, true, t->dv, t->norm, p->rows);

@@ -69,6 +69,8 @@ static rv_status run(rv_vlm *m, const pack *k, rv_dev features, rv_err *e) {
                  .angle = m->angle,
                  .pick = m->pick,
                  .n_pick = k->n_pick,
+                 .ask = m->pick,
+                 .n_ask = k->n_pick,
                  .write = m->write,
                  .read = m->read,
                  .n_read = k->n_pick,

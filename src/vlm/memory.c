@@ -409,7 +409,8 @@ rv_status rv_vlm_plan(rv_plan *out, const rv_backend *be, const rv_arch *arch,
 
 static bool take_host(rv_vlm *m) {
     int64_t n = m->o.max_rows + 1;
-    int32_t **const arrays[] = {&m->cu, &m->ids, &m->image_row, &m->pick, &m->rank};
+    int32_t **const arrays[] = {&m->cu,   &m->ids, &m->image_row, &m->pick,
+                                &m->rank, &m->ask, &m->ask_cu,    &m->ask_pick};
     bool ok = true;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         ok = (*arrays[i] = rv_calloc(n, sizeof(int32_t))) && ok;
@@ -494,10 +495,11 @@ void rv_vlm_free(rv_vlm *m) {
             m->be->free(m->ctx, m->memory[i]);
         }
     }
-    void *const host[] = {
-        m->params, m->cu,     m->ids,  m->angle_row, m->image_row,    m->pick,      m->rank,
-        m->host,   m->write,  m->read, m->pieces,    m->vision_index, m->vision_cu, m->window_cu,
-        m->place,  m->source, m->take, m->shown,     m->fresh,        m->tiles,     m->places};
+    void *const host[] = {m->params, m->cu,           m->ids,       m->angle_row, m->image_row,
+                          m->pick,   m->rank,         m->host,      m->write,     m->read,
+                          m->pieces, m->vision_index, m->vision_cu, m->window_cu, m->place,
+                          m->source, m->take,         m->shown,     m->fresh,     m->tiles,
+                          m->places, m->ask,          m->ask_cu,    m->ask_pick};
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
         free(host[i]);
     }

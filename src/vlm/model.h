@@ -96,6 +96,10 @@ typedef struct {
     rv_dev angle;        // (rows, D/2, 2) cos and sin; none: no rotary embedding
     const int32_t *pick; // rows whose output is wanted of the last block; NULL: all
     int64_t n_pick;
+    // The rows that ask in the last block: of each sequence those from its first picked one on.
+    const int32_t *ask, *ask_cu; // (n_ask); (n_seq + 1) where a sequence's begin among them
+    const int32_t *ask_pick;     // (n_pick) where the picked ones stand among them
+    int64_t n_ask;
     bool keep;
     // on the cache, instead of cu: where new rows go, and who asks (rows as picked)
     const rv_attn_seq *write, *read;
@@ -171,7 +175,7 @@ struct rv_vlm {
     rv_dev value_h[2], value_out, dvalue_h[2];    // (head_rows, h/4), (.., h/8), (head_rows)
 
     // host arrays of max_rows (+ 1) numbers
-    int32_t *cu, *ids, *image_row, *pick, *rank;
+    int32_t *cu, *ids, *image_row, *pick, *rank, *ask, *ask_cu, *ask_pick;
     int32_t *angle_row;    // (max_rows, pieces): which rows of the table of angles; see positions.h
     rv_place *places;      // (max_rows)
     int32_t *vision_index; // of the vision tower's rows, two each
@@ -184,7 +188,7 @@ struct rv_vlm {
     uint64_t known_step;
     rv_tile *tiles; // what is looked at for them
     int64_t n_tiles, cap_tiles, n_source;
-    int64_t n_pick, n_image_rows;
+    int64_t n_pick, n_ask, n_image_rows;
     float *host; // (n_host), at least a row of logits and head_rows rows of hidden states
     int64_t n_host;
     rv_attn_seq *write, *read;

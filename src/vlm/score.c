@@ -185,11 +185,32 @@ static void mark(rv_vlm *m, const rv_piece *p, const int32_t *row, int64_t at, i
     }
 }
 
+// Numbers the marked rows, and those of each sequence from its first marked one on.
+static void pick_rows(rv_vlm *m, int64_t n_seq) {
+    m->n_pick = m->n_ask = 0;
+    for (int64_t s = 0; s < n_seq; s++) {
+        int32_t r = m->cu[s];
+        m->ask_cu[s] = (int32_t)m->n_ask;
+        while (r < m->cu[s + 1] && m->rank[r] < 0) {
+            r++;
+        }
+        for (; r < m->cu[s + 1]; r++) {
+            if (m->rank[r] == 0) {
+                m->rank[r] = (int32_t)m->n_pick;
+                m->ask_pick[m->n_pick] = (int32_t)m->n_ask;
+                m->pick[m->n_pick++] = r;
+            }
+            m->ask[m->n_ask++] = r;
+        }
+    }
+    m->ask_cu[n_seq] = (int32_t)m->n_ask;
+}
+
 // Fills the host arrays of a piece: ids with -1 for image rows, positions, the picked rows.
 static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
     const int32_t *cu = b->cu + p->seq0;
     const rv_view *views = b->images ? b->images + p->image0 : NULL;
-    m->n_image_rows = m->n_pick = 0;
+    m->n_image_rows = 0;
     for (int64_t s = 0; s < p->n_seq; s++) {
         m->cu[s] = cu[s] - cu[0];
         rv_places(m->places + m->cu[s], &m->arch, b->ids + cu[s], cu[s + 1] - cu[s], &views);
@@ -207,12 +228,7 @@ static void number_rows(rv_vlm *m, const rv_batch *b, const rv_piece *p) {
     mark(m, p, b->ask_row, p->ask0, p->ask0 + p->n_ask);
     mark(m, p, b->value_row, 0, b->n_value);
     mark(m, p, b->hidden_row, 0, b->n_hidden);
-    for (int64_t r = 0; r < p->rows; r++) {
-        if (m->rank[r] == 0) {
-            m->rank[r] = (int32_t)m->n_pick;
-            m->pick[m->n_pick++] = (int32_t)r;
-        }
-    }
+    pick_rows(m, p->n_seq);
 }
 
 static rv_pass pass_of(const rv_vlm *m, const rv_piece *p, bool keep) {
@@ -222,6 +238,10 @@ static rv_pass pass_of(const rv_vlm *m, const rv_piece *p, bool keep) {
                      .angle = m->angle,
                      .pick = m->pick,
                      .n_pick = m->n_pick,
+                     .ask = m->ask,
+                     .ask_cu = m->ask_cu,
+                     .ask_pick = m->ask_pick,
+                     .n_ask = m->n_ask,
                      .keep = keep && rv_vlm_flows(m, m->stage_head)};
 }
 

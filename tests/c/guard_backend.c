@@ -168,12 +168,13 @@ PASS(embed_backward,
      (c, dw, w, dy, ids, m))
 PASS(attention,
      (rv_ctx * c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v, int64_t qs, int64_t ks,
-      const int32_t *cu, int64_t n, const rv_attn *a),
-     (c, o, lse, q, k, v, qs, ks, cu, n, a))
+      const int32_t *cu, const int32_t *q_cu, int64_t n, const rv_attn *a),
+     (c, o, lse, q, k, v, qs, ks, cu, q_cu, n, a))
 PASS(attention_backward,
      (rv_ctx * c, rv_dev dq, rv_dev dk, rv_dev dv, rv_dev d_o, rv_dev q, rv_dev k, rv_dev v,
-      rv_dev o, rv_dev lse, int64_t qs, int64_t ks, const int32_t *cu, int64_t n, const rv_attn *a),
-     (c, dq, dk, dv, d_o, q, k, v, o, lse, qs, ks, cu, n, a))
+      rv_dev o, rv_dev lse, int64_t qs, int64_t ks, const int32_t *cu, const int32_t *q_cu,
+      int64_t n, const rv_attn *a),
+     (c, dq, dk, dv, d_o, q, k, v, o, lse, qs, ks, cu, q_cu, n, a))
 PASS(kv_write,
      (rv_ctx * c, rv_dev pool, rv_dev k, rv_dev v, int64_t ks, const rv_attn_seq *s, int64_t n,
       const rv_attn *a),

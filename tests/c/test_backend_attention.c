@@ -109,7 +109,7 @@ static float *run(const attn_case *t, const qkv *x, int threads, float **lse) {
     reserve(&d, &a);
     rv_dev q = put_f(&d, x->q, x->qn), k = put_f(&d, x->k, x->kn), v = put_f(&d, x->v, x->kn);
     rv_dev o = put_f(&d, NULL, x->qn), l = put_f(&d, NULL, x->rows * t->h);
-    d.be->attention(d.c, o, l, q, k, v, t->h * t->d, t->g * t->d, t->cu, t->n_seq, &a);
+    d.be->attention(d.c, o, l, q, k, v, t->h * t->d, t->g * t->d, t->cu, NULL, t->n_seq, &a);
     float *r = take_f(&d, o, x->qn);
     *lse = take_f(&d, l, x->rows * t->h);
     d.be->free(d.c, q);
@@ -195,8 +195,8 @@ static void gradient(const attn_case *t, const qkv *x, const float *g, int threa
     rv_dev o = put_f(&d, NULL, x->qn), l = put_f(&d, NULL, x->rows * t->h),
            go = put_f(&d, g, x->qn);
     rv_dev dq = put_f(&d, NULL, x->qn), dk = put_f(&d, NULL, x->kn), dv = put_f(&d, NULL, x->kn);
-    d.be->attention(d.c, o, l, q, k, v, w, kw, t->cu, t->n_seq, &a);
-    d.be->attention_backward(d.c, dq, dk, dv, go, q, k, v, o, l, w, kw, t->cu, t->n_seq, &a);
+    d.be->attention(d.c, o, l, q, k, v, w, kw, t->cu, NULL, t->n_seq, &a);
+    d.be->attention_backward(d.c, dq, dk, dv, go, q, k, v, o, l, w, kw, t->cu, NULL, t->n_seq, &a);
     out[0] = take_f(&d, dq, x->qn);
     out[1] = take_f(&d, dk, x->kn);
     out[2] = take_f(&d, dv, x->kn);
@@ -247,11 +247,69 @@ static void backward_equals_differences(void **state) {
     }
 }
 
+// Outputs and gradients of the last rows of each sequence alone: o, dq, dk, dv.
+static void gradient_of_last(const attn_case *t, const qkv *x, const float *g, const int32_t *q_cu,
+                             float *out[4]) {
+    dev d = dev_open(rv_backend_cpu(), 2);
+    rv_attn a = attn_of(t);
+    reserve(&d, &a);
+    const int64_t w = t->h * t->d, kw = t->g * t->d, n = q_cu[t->n_seq];
+    float *q1 = malloc(sizeof *q1 * (size_t)(n * w)), *g1 = malloc(sizeof *g1 * (size_t)(n * w));
+    for (int s = 0; s < t->n_seq; s++) {
+        int64_t some = q_cu[s + 1] - q_cu[s], from = (t->cu[s + 1] - some) * w;
+        memcpy(q1 + q_cu[s] * w, x->q + from, sizeof *q1 * (size_t)(some * w));
+        memcpy(g1 + q_cu[s] * w, g + from, sizeof *g1 * (size_t)(some * w));
+    }
+    rv_dev q = put_f(&d, q1, n * w), k = put_f(&d, x->k, x->kn), v = put_f(&d, x->v, x->kn);
+    rv_dev o = put_f(&d, NULL, n * w), l = put_f(&d, NULL, n * t->h), go = put_f(&d, g1, n * w);
+    rv_dev dq = put_f(&d, NULL, n * w), dk = put_f(&d, NULL, x->kn), dv = put_f(&d, NULL, x->kn);
+    d.be->attention(d.c, o, l, q, k, v, w, kw, t->cu, q_cu, t->n_seq, &a);
+    d.be->attention_backward(d.c, dq, dk, dv, go, q, k, v, o, l, w, kw, t->cu, q_cu, t->n_seq, &a);
+    out[0] = take_f(&d, o, n * w);
+    out[1] = take_f(&d, dq, n * w);
+    out[2] = take_f(&d, dk, x->kn);
+    out[3] = take_f(&d, dv, x->kn);
+    d.be->free(d.c, q), d.be->free(d.c, k), d.be->free(d.c, v);
+    d.be->free(d.c, l), d.be->free(d.c, go);
+    dev_close(&d);
+    free(q1), free(g1);
+}
+
+static void last_queries_have_the_same_bits(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CASES; i++) {
+        const attn_case *t = cases + i;
+        const int64_t w = t->h * t->d;
+        qkv x = inputs(t);
+        float *g = randoms(4, x.qn, 1), *lse, *o = run(t, &x, 1, &lse), *all[3], *last[4];
+        int32_t q_cu[8] = {0};
+        for (int s = 0; s < t->n_seq; s++) { // a third of the first sequence, none of the second
+            int32_t n = t->cu[s + 1] - t->cu[s], some = s == 1 ? 0 : (n + 2) / 3;
+            q_cu[s + 1] = q_cu[s] + some;
+            memset(g + t->cu[s] * w, 0, sizeof *g * (size_t)((n - some) * w));
+        }
+        gradient(t, &x, g, 1, all);
+        gradient_of_last(t, &x, g, q_cu, last);
+        for (int s = 0; s < t->n_seq; s++) {
+            int64_t n = q_cu[s + 1] - q_cu[s], at = q_cu[s] * w, from = (t->cu[s + 1] - n) * w;
+            assert_bits(last[0] + at, o + from, n * w, "outputs of the last rows");
+            assert_bits(last[1] + at, all[0] + from, n * w, "dq of the last rows");
+        }
+        for (int64_t k = 0; k < x.kn; k++) { // zeros may differ in their sign
+            assert_true(last[2][k] == all[1][k] && last[3][k] == all[2][k]);
+        }
+        free(all[0]), free(all[1]), free(all[2]), free(o), free(lse), free(g);
+        free(last[0]), free(last[1]), free(last[2]), free(last[3]);
+        drop(&x);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_equals_reference),
         cmocka_unit_test(cached_has_the_same_bits),
         cmocka_unit_test(backward_equals_differences),
+        cmocka_unit_test(last_queries_have_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

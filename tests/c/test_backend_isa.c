@@ -171,10 +171,10 @@ static void walk_attention(dev *d, record *r) {
            lse = fresh(d, 44, ROWS * H);
     rv_dev dq = fresh(d, 45, ROWS * H * D), dk = fresh(d, 46, ROWS * G * D);
     rv_dev dv = fresh(d, 47, ROWS * G * D), pool = put(d, NULL, 3 * d->be->kv_block_bytes(&a));
-    d->be->attention(d->c, o, lse, q, k, v, H * D, G * D, cu, 3, &a);
+    d->be->attention(d->c, o, lse, q, k, v, H * D, G * D, cu, NULL, 3, &a);
     note_dev(r, d, o, ROWS * H * D);
     note_dev(r, d, lse, ROWS * H);
-    d->be->attention_backward(d->c, dq, dk, dv, o, q, k, v, o, lse, H * D, G * D, cu, 3, &a);
+    d->be->attention_backward(d->c, dq, dk, dv, o, q, k, v, o, lse, H * D, G * D, cu, NULL, 3, &a);
     note_dev(r, d, dq, ROWS * H * D);
     note_dev(r, d, dk, ROWS * G * D);
     note_dev(r, d, dv, ROWS * G * D);

@@ -247,7 +247,7 @@ static void nothing_to_do_is_done(void **state) {
     d.be->act(d.c, none, none, 0, RV_ACT_SILU);
     d.be->gather_rows(d.c, none, none, NULL, 0, 4);
     d.be->embed(d.c, none, &w, NULL, 0);
-    d.be->attention(d.c, none, none, none, none, none, 4, 4, cu, 0, &a);
+    d.be->attention(d.c, none, none, none, none, none, 4, 4, cu, NULL, 0, &a);
     d.be->attention_cached(d.c, none, none, 4, none, NULL, 0, &a);
     d.be->kv_write(d.c, none, none, none, 4, NULL, 0, &a);
     d.be->logprob(d.c, none, none, none, none, NULL, 0, 4, 1);

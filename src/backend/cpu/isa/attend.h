@@ -119,9 +119,21 @@ typedef struct {
     float *dq, *dk, *dv;
     const float *d_o;
     int64_t q_stride, kv_stride;
-    const int32_t *cu;
+    const int32_t *cu, *q_cu; // q_cu: NULL where every row is a query
     const rv_attn *a;
 } packed;
+
+// Keys and values of a sequence: rows row0 .. row0 + len - 1; its queries: rows q0 .. q0 + n - 1 of
+// theirs, the first at position pos = len - n.
+typedef struct {
+    int64_t row0, len, q0, n, pos;
+} sequence;
+
+static inline sequence sequence_of(const packed *p, int64_t s) {
+    const int32_t *q = p->q_cu ? p->q_cu : p->cu;
+    int64_t len = p->cu[s + 1] - p->cu[s], n = q[s + 1] - q[s];
+    return (sequence){p->cu[s], len, q[s], n, len - n};
+}
 
 // This thread's share of the reserved scratch.
 static inline float *scratch_of(const rv_ctx *c, int tid, int64_t floats) {
@@ -130,7 +142,12 @@ static inline float *scratch_of(const rv_ctx *c, int tid, int64_t floats) {
     return (float *)(void *)(c->scratch + (size_t)tid * share);
 }
 
-static inline int64_t cost_of(const int32_t *cu, int64_t n_seq, const rv_attn *a) {
-    int64_t rows = n_seq ? cu[n_seq] - cu[0] : 0;
-    return n_seq ? rows * (rows / n_seq + 1) * a->head_dim / n_seq : 0;
+// Multiply-adds of an item of a sequence and a head, or so.
+static inline int64_t cost_of(const packed *p, int64_t n_seq) {
+    int64_t work = 0;
+    for (int64_t s = 0; s < n_seq; s++) {
+        sequence q = sequence_of(p, s);
+        work += q.n * (q.len - q.n / 2) * 2;
+    }
+    return n_seq ? work / n_seq * p->a->head_dim : 0;
 }

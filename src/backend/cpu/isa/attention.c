@@ -230,21 +230,22 @@ static void packed_item(void *arg, int64_t item, int64_t hi, int tid) {
     (void)hi;
     const packed *p = arg;
     const rv_attn *a = p->a;
-    int64_t d = a->head_dim, h = item % a->n_head, s = item / a->n_head;
-    int64_t row0 = p->cu[s], len = p->cu[s + 1] - row0, width = a->n_head * d;
-    if (len <= 0) {
+    int64_t d = a->head_dim, h = item % a->n_head, width = a->n_head * d;
+    const sequence s = sequence_of(p, item / a->n_head);
+    if (s.n <= 0) {
         return;
     }
-    float *blocks = scratch_of(p->c, tid, blocks_of(len) * head_block(d));
-    load_keys(blocks, p, row0, len, h / (a->n_head / a->n_kv));
+    float *blocks = scratch_of(p->c, tid, blocks_of(s.len) * head_block(d));
+    load_keys(blocks, p, s.row0, s.len, h / (a->n_head / a->n_kv));
     key_blocks kb = {blocks, NULL, head_block(d)};
-    attend_rows(p->o + row0 * width + h * d, width, p->lse ? p->lse + row0 * a->n_head + h : NULL,
-                a->n_head, p->q + row0 * p->q_stride + h * d, p->q_stride, len, 0, len, &kb, a);
+    attend_rows(p->o + s.q0 * width + h * d, width, p->lse ? p->lse + s.q0 * a->n_head + h : NULL,
+                a->n_head, p->q + s.q0 * p->q_stride + h * d, p->q_stride, s.n, s.pos, s.len, &kb,
+                a);
 }
 
 void ISA(rv_attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v,
-                       int64_t q_stride, int64_t kv_stride, const int32_t *cu, int64_t n_seq,
-                       const rv_attn *a) {
+                       int64_t q_stride, int64_t kv_stride, const int32_t *cu, const int32_t *q_cu,
+                       int64_t n_seq, const rv_attn *a) {
     RV_ASSERT(a->head_dim <= RV_MAX_HEAD_DIM);
     packed p = {.c = c,
                 .o = rv_f32(o),
@@ -255,8 +256,9 @@ void ISA(rv_attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_d
                 .q_stride = q_stride,
                 .kv_stride = kv_stride,
                 .cu = cu,
+                .q_cu = q_cu,
                 .a = a};
-    rv_for_each(c, n_seq * a->n_head, cost_of(cu, n_seq, a), packed_item, &p);
+    rv_for_each(c, n_seq * a->n_head, cost_of(&p, n_seq), packed_item, &p);
 }
 
 // ---- the cache: blocks of [G][head_block] floats ----

@@ -77,9 +77,9 @@ static void add_keys(float *dkeys, const float *s, const float *x, int64_t w, in
     tile_f32(&t, keys, w);
 }
 
-// Rows r0.. of one head against block j0 / 64.
-static void block_gradient(const back *b, const packed *p, float *dq, const float *lse, int64_t r0,
-                           int64_t rows, int64_t len, int64_t j0) {
+// Rows from position r0 on of one head against block j0 / 64.
+static void block_gradient(const back *b, const packed *p, float *dq, const float *lse,
+                           const float *delta, int64_t r0, int64_t rows, int64_t len, int64_t j0) {
     _Alignas(64) float s[BACK_ROWS * KEYS], ds[BACK_ROWS * KEYS];
     const rv_attn *a = p->a;
     int64_t d = a->head_dim, w = padded(d), end = end_key(a, r0 + rows - 1, len) - j0;
@@ -89,7 +89,7 @@ static void block_gradient(const back *b, const packed *p, float *dq, const floa
     tile_f32(&qk, rows, score_width(rows, end));
     tile_f32(&dov, rows, score_width(rows, end));
     for (int64_t r = 0; r < rows; r++) {
-        row_gradient(s + r * KEYS, ds + r * KEYS, a->scale, lse[r * a->n_head], b->delta[r0 + r],
+        row_gradient(s + r * KEYS, ds + r * KEYS, a->scale, lse[r * a->n_head], delta[r],
                      seen(a, r0 + r, len, j0));
     }
     int64_t first = a->causal && j0 > r0 ? j0 - r0 : 0; // no row above sees the block
@@ -108,30 +108,36 @@ static void block_gradient(const back *b, const packed *p, float *dq, const floa
     tile_f32(&dx, rows, w);
 }
 
-static void head_gradient(const back *b, const packed *p, int64_t row0, int64_t len, int64_t h) {
+// Queries r0 .. r0 + rows - 1 of one head of a sequence.
+static void rows_gradient(const back *b, const packed *p, const sequence *s, int64_t h, int64_t r0,
+                          int64_t rows) {
     _Alignas(64) float dq[BACK_ROWS * RV_MAX_HEAD_DIM];
     const rv_attn *a = p->a;
-    int64_t d = a->head_dim, w = padded(d), width = a->n_head * d;
-    const float *o = p->o + row0 * width + h * d, *d_o = p->d_o + row0 * width + h * d;
-    for (int64_t r = 0; r < len; r++) {
+    const int64_t d = a->head_dim, w = padded(d), width = a->n_head * d, pos = s->pos + r0;
+    const int64_t at = (s->q0 + r0) * p->q_stride + h * d, end = end_key(a, pos + rows - 1, s->len);
+    const float *lse = p->lse + (s->q0 + r0) * a->n_head + h;
+    copy_rows(b->q, p->q + at, p->q_stride, rows, d);
+    copy_rows(b->d_o, p->d_o + (s->q0 + r0) * width + h * d, width, rows, d);
+    memset(dq, 0, (size_t)(rows * w) * sizeof *dq);
+    for (int64_t j0 = first_key(a, pos) / KEYS * KEYS; j0 < end; j0 += KEYS) {
+        block_gradient(b, p, dq, lse, b->delta + r0, pos, rows, s->len, j0);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = 0; i < d; i++) {
+            p->dq[at + r * p->q_stride + i] = dq[r * w + i] * a->scale;
+        }
+    }
+}
+
+static void head_gradient(const back *b, const packed *p, const sequence *s, int64_t h) {
+    const int64_t d = p->a->head_dim, width = p->a->n_head * d;
+    const float *o = p->o + s->q0 * width + h * d, *d_o = p->d_o + s->q0 * width + h * d;
+    for (int64_t r = 0; r < s->n; r++) {
         SUM(dot, d, (double)o[r * width + i] * (double)d_o[r * width + i])
         b->delta[r] = (float)dot;
     }
-    for (int64_t r0 = 0; r0 < len; r0 += BACK_ROWS) {
-        int64_t rows = len - r0 < BACK_ROWS ? len - r0 : BACK_ROWS;
-        int64_t at = (row0 + r0) * p->q_stride + h * d;
-        copy_rows(b->q, p->q + at, p->q_stride, rows, d);
-        copy_rows(b->d_o, d_o + r0 * width, width, rows, d);
-        memset(dq, 0, (size_t)(rows * w) * sizeof *dq);
-        int64_t end = end_key(a, r0 + rows - 1, len);
-        for (int64_t j0 = first_key(a, r0) / KEYS * KEYS; j0 < end; j0 += KEYS) {
-            block_gradient(b, p, dq, p->lse + (row0 + r0) * a->n_head + h, r0, rows, len, j0);
-        }
-        for (int64_t r = 0; r < rows; r++) {
-            for (int64_t i = 0; i < d; i++) {
-                p->dq[at + r * p->q_stride + i] = dq[r * w + i] * a->scale;
-            }
-        }
+    for (int64_t r0 = 0; r0 < s->n; r0 += BACK_ROWS) {
+        rows_gradient(b, p, s, h, r0, s->n - r0 < BACK_ROWS ? s->n - r0 : BACK_ROWS);
     }
 }
 
@@ -139,18 +145,18 @@ static void backward_item(void *arg, int64_t item, int64_t hi, int tid) {
     (void)hi;
     const packed *p = arg;
     const rv_attn *a = p->a;
-    int64_t d = a->head_dim, w = padded(d), g = item % a->n_kv, s = item / a->n_kv;
-    int64_t row0 = p->cu[s], len = p->cu[s + 1] - row0, group = a->n_head / a->n_kv;
-    if (len <= 0) {
+    int64_t d = a->head_dim, w = padded(d), g = item % a->n_kv, group = a->n_head / a->n_kv;
+    const sequence s = sequence_of(p, item / a->n_kv);
+    if (s.len <= 0) {
         return;
     }
-    back b = carve(scratch_of(p->c, tid, back_floats(len, d)), len, d);
-    load_back(&b, p, row0, len, g);
+    back b = carve(scratch_of(p->c, tid, back_floats(s.len, d)), s.len, d);
+    load_back(&b, p, s.row0, s.len, g);
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
-        head_gradient(&b, p, row0, len, h);
+        head_gradient(&b, p, &s, h);
     }
-    for (int64_t r = 0; r < len; r++) {
-        int64_t at = (row0 + r) * p->kv_stride + g * d;
+    for (int64_t r = 0; r < s.len; r++) {
+        int64_t at = (s.row0 + r) * p->kv_stride + g * d;
         for (int64_t i = 0; i < d; i++) {
             p->dk[at + i] = b.dk[r * w + i] * a->scale;
             p->dv[at + i] = b.dv[r * w + i];
@@ -160,8 +166,8 @@ static void backward_item(void *arg, int64_t item, int64_t hi, int tid) {
 
 void ISA(rv_attention_backward)(rv_ctx *c, rv_dev dq, rv_dev dk, rv_dev dv, rv_dev d_o, rv_dev q,
                                 rv_dev k, rv_dev v, rv_dev o, rv_dev lse, int64_t q_stride,
-                                int64_t kv_stride, const int32_t *cu, int64_t n_seq,
-                                const rv_attn *a) {
+                                int64_t kv_stride, const int32_t *cu, const int32_t *q_cu,
+                                int64_t n_seq, const rv_attn *a) {
     RV_ASSERT(a->head_dim <= RV_MAX_HEAD_DIM);
     packed p = {.c = c,
                 .o = rv_f32(o),
@@ -176,7 +182,8 @@ void ISA(rv_attention_backward)(rv_ctx *c, rv_dev dq, rv_dev dk, rv_dev dv, rv_d
                 .q_stride = q_stride,
                 .kv_stride = kv_stride,
                 .cu = cu,
+                .q_cu = q_cu,
                 .a = a};
-    int64_t cost = cost_of(cu, n_seq, a) * 3 * (a->n_head / a->n_kv);
+    int64_t cost = cost_of(&p, n_seq) * 3 * (a->n_head / a->n_kv);
     rv_for_each(c, n_seq * a->n_kv, cost, backward_item, &p);
 }

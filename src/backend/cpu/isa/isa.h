@@ -36,12 +36,12 @@ void ISA(rv_rope)(rv_ctx *c, rv_dev x, int64_t stride, rv_dev cs, int64_t m, int
 
 size_t ISA(rv_attention_scratch)(const rv_ctx *c, const rv_attn *a, int64_t max_len);
 void ISA(rv_attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v,
-                       int64_t q_stride, int64_t kv_stride, const int32_t *cu, int64_t n_seq,
-                       const rv_attn *a);
+                       int64_t q_stride, int64_t kv_stride, const int32_t *cu, const int32_t *q_cu,
+                       int64_t n_seq, const rv_attn *a);
 void ISA(rv_attention_backward)(rv_ctx *c, rv_dev dq, rv_dev dk, rv_dev dv, rv_dev d_o, rv_dev q,
                                 rv_dev k, rv_dev v, rv_dev o, rv_dev lse, int64_t q_stride,
-                                int64_t kv_stride, const int32_t *cu, int64_t n_seq,
-                                const rv_attn *a);
+                                int64_t kv_stride, const int32_t *cu, const int32_t *q_cu,
+                                int64_t n_seq, const rv_attn *a);
 size_t ISA(rv_kv_block_bytes)(const rv_attn *a);
 void ISA(rv_kv_write)(rv_ctx *c, rv_dev pool, rv_dev k, rv_dev v, int64_t kv_stride,
                       const rv_attn_seq *seqs, int64_t n_seq, const rv_attn *a);
