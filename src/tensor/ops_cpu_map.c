@@ -228,11 +228,12 @@ static const bool gives_bool[RV_NMAPS] = {
 #undef ENTRY
 };
 
-static rv_status check_divisor(const int64_t *b, int64_t n, int64_t first, rv_err *e) {
+static rv_status check_divisor(rv_map_op op, const int64_t *b, int64_t n, int64_t first,
+                               rv_err *e) {
     for (int64_t j = 0; j < n; j++) {
         if (b[j] == 0) {
-            return RV_FAIL(e, RV_EARG, "integer division by zero at element %lld",
-                           (long long)(first + j + 1));
+            return RV_FAIL(e, RV_EARG, "%s: integer division by zero at element %lld",
+                           op == RV_MAP_MOD ? "mod" : "floor_divide", (long long)(first + j + 1));
         }
     }
     return RV_OK;
@@ -262,7 +263,7 @@ rv_status rv_cpu_map(rv_map_op op, const rv_loop *l, rv_err *e) {
             in[k - 1] = rv_cursor_read(&c[k], &tile[k], n);
         }
         if (divides) {
-            RV_TRY(check_divisor(in[1], n, done, e));
+            RV_TRY(check_divisor(op, in[1], n, done, e));
         }
         void *y = rv_cursor_target(&c[0], &tile[0]);
         run(y, in, l->param, n);

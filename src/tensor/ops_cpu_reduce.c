@@ -142,7 +142,7 @@ static scalar norm_f(row *r) {
     return (scalar){.f = sqrt(s)};
 }
 
-// log of the sum of e^(x - max); 0 or NaN where the maximum is infinite or NaN is taken care of.
+// log of the sum of e^(x - max); 0 where the maximum, infinite or NaN, says it all.
 static double log_sum(row *r, double max) {
     if (!(fabs(max) < (double)INFINITY)) {
         return 0;
@@ -239,7 +239,7 @@ void rv_cpu_softmax(const rv_loop *l, bool log) {
     do {
         r.base = x;
         int64_t p;
-        double max = (double)max_float(&r, &p), lse = max + log_sum(&r, max);
+        double max = (double)max_float(&r, &p), rest = log_sum(&r, max);
         rv_cursor_start(&r.c, x);
         rv_cursor_start(&out, y);
         for (int64_t at = 0; at < r.n; at += RV_TILE) {
@@ -247,7 +247,7 @@ void rv_cpu_softmax(const rv_loop *l, bool log) {
             const float *v = rv_cursor_read(&r.c, &r.tile, m);
             float *to = rv_cursor_target(&out, &result);
             for (int64_t j = 0; j < m; j++) {
-                double d = (double)v[j] - lse;
+                double d = (double)v[j] - max - rest; // the maximum first: it may swallow the rest
                 to[j] = (float)(log ? d : rv_exp_core(rv_limit(d, -700, 0)));
             }
             rv_cursor_write(&out, to, m);

@@ -112,6 +112,15 @@ describe("views", function()
   end)
 end)
 
+describe("softmax", function()
+  it("adds up to 1 where the elements are so large that a logarithm beside them is lost", function()
+    assert.same({ 0.5, 0.5, 0 }, tensor.new { 1e30, 1e30, -1e30 }:softmax(1):tolist())
+    local logs = tensor.new { -1e30, -1e30 }:log_softmax(1):tolist()
+    assert.near(-math.log(2), logs[1], 1e-7)
+    assert.near(-math.log(2), logs[2], 1e-7)
+  end)
+end)
+
 describe("misuse", function()
   local x23, x4 = tensor.zeros(2, 3), tensor.zeros(4)
   local closed = tensor.zeros(1)
@@ -121,7 +130,7 @@ describe("misuse", function()
     { "add: shapes (2, 3) and (4) do not broadcast", function() return x23 + x4 end },
     { "where: shapes (4), (2, 3) and () do not broadcast", function() return x4:gt(0):where(x23, 1) end },
     { "where: wanted a bool condition, got f32 of shape (4)", function() return x4:where(1, 2) end },
-    { "integer division by zero at element 2", function() return tensor.new { 1, 1 } // tensor.new { 1, 0 } end },
+    { "floor_divide: integer division by zero at element 2", function() return tensor.new { 1, 1 } // tensor.new { 1, 0 } end },
     { "add: 300 does not fit into u8", function() return tensor.zeros(1, "u8") + 300 end },
     { "clamp: the lower bound 2.0 is above the upper bound 1.0", function() return x4:clamp(2, 1) end },
     { "add_: a floating result does not go into i64 (shape (1))", function() tensor.new({ 1 }):add_(0.5) end },
