@@ -59,7 +59,7 @@ end
 local function checked(f, ...)
   local ok, result = pcall(f, ...)
   if not ok then
-    usage((tostring(result):gsub("^[^\n]-%.lua:%d+: ", "")))
+    usage((tostring(result):gsub("^[^\n]-rl4vlm/[%w_/]+%.lua:%d+: ", ""))) -- a line of ours helps nobody
   end
   return result
 end

@@ -12,17 +12,27 @@ local M = {}
 local SPLITS = { train = 0, eval = 1, demo = 2, user = 3 }
 local EPISODES = 1 << 40
 
----Copies plain data: tables of tables, numbers, strings and booleans.
+local PLAIN = { ["nil"] = true, boolean = true, number = true, string = true }
+local DEEPEST = 100
+
+---Copies plain data: tables of tables, numbers, strings and booleans; anything else is an error.
 ---Integral floats (numbers that went through JSON) become integers.
 ---@param value any
+---@param depth? integer
 ---@return any
-function M.copy(value)
+function M.copy(value, depth)
+  depth = depth or 1
   if type(value) ~= "table" then
+    if not PLAIN[type(value)] then
+      error(("a %s in it"):format(type(value)), 0)
+    end
     return math.type(value) == "float" and math.tointeger(value) or value
+  elseif depth > DEEPEST then
+    error("a table within itself", 0)
   end
   local t = {}
   for k, v in pairs(value) do
-    t[M.copy(k)] = M.copy(v)
+    t[M.copy(k, depth + 1)] = M.copy(v, depth + 1)
   end
   return t
 end
@@ -64,27 +74,49 @@ local function stream(self, step)
   return rng.new(self.place.seed, "env", split * EPISODES + self.place.episode, step)
 end
 
-local function info_of(self)
+-- File and line of a function that a definition holds.
+local function place_of(f)
+  local info = type(f) == "function" and debug.getinfo(f, "S")
+  if info and info.what == "Lua" then
+    return info.short_src, info.linedefined
+  end
+end
+
+-- What a definition's own function gave is not what it must give.
+local function refuse(self, what, wanted, came)
+  local file, line = place_of(self.def[what])
+  error(("%s: %s%s: wanted %s, got %s"):format(self.name, what, file and (" (%s:%d)"):format(file, line) or "",
+    wanted, came), 0)
+end
+
+-- How what came looks in a message.
+local function show(value)
+  return (type(value) == "number" or type(value) == "boolean") and tostring(value) or type(value)
+end
+
+-- What the game has become by one of its functions.
+local function info_of(self, what)
   local game = self.game
+  local ok, state = pcall(M.copy, game)
+  if not ok then
+    refuse(self, what or "step", "a game of plain data (tables, numbers, strings, booleans)", state)
+  end
   return {
-    state = M.copy(game),
+    state = state,
     steps = game.steps,
     total_reward = game.total_reward,
     success = game.total_reward > 0,
   }
 end
 
--- What a definition's own function gave is not what it must give.
-local function refuse(self, what, wanted, value)
-  error(("%s: %s: wanted %s, got %s"):format(self.name, what, wanted,
-    type(value) == "number" and tostring(value) or type(value)), 0)
-end
-
 local function observe(self)
   local obs = self.def.observe and self.def.observe(self, self.game) or {}
+  if type(obs) ~= "table" then
+    refuse(self, "observe", "a table of fields", show(obs))
+  end
   obs.image = self.def.draw(self, self.game)
   if type(obs.image) ~= "userdata" or getmetatable(obs.image).__name ~= "rl4vlm.Image" then
-    refuse(self, "draw", "an image", obs.image)
+    refuse(self, "draw", "an image", show(obs.image))
   end
   return obs
 end
@@ -111,14 +143,14 @@ function Env:reset(args)
   local start = M.copy(args.start or {})
   local game = self.def.reset(self, stream(self, 0), start)
   if type(game) ~= "table" then
-    refuse(self, "reset", "a game, a plain table", game)
+    refuse(self, "reset", "a game, a plain table", show(game))
   end
   game.steps = check_integer(self.name, "start.steps", start.steps or game.steps or 0, 0, 1 << 30,
     2)
   game.total_reward = tonumber(start.total_reward) or 0
   self.game, self.live = game, true
   self.def.begin(self, before)
-  return observe(self), info_of(self)
+  return observe(self), info_of(self, "reset")
 end
 
 ---Takes one action out of `all_actions()`.
@@ -138,7 +170,12 @@ function Env:step(action)
   local reward, terminated, truncated =
     self.def.step(self, game, action, stream(self, game.steps + 1))
   if type(reward) ~= "number" or reward ~= reward or math.abs(reward) == math.huge then
-    refuse(self, "step", "a reward, a finite number", reward)
+    refuse(self, "step", "a reward, a finite number", show(reward))
+  end
+  for _, over in ipairs { terminated or false, truncated or false } do
+    if type(over) ~= "boolean" then -- 0 is true in Lua: it would end every episode
+      refuse(self, "step", "true or false for terminated and truncated", show(over))
+    end
   end
   game.steps = game.steps + 1
   game.total_reward = game.total_reward + reward
@@ -163,6 +200,9 @@ function Env:actions()
       list[#list + 1] = action
     end
   end
+  if #list == 0 and self.live then
+    refuse(self, "legal", "an action at least while the episode goes on", "none")
+  end
   return list
 end
 
@@ -181,7 +221,12 @@ function Env:expert()
   if not self.def.expert then
     error(self.name .. ": this environment has no expert", 2)
   end
-  return self.def.expert(self, self.game)
+  local fields = self.def.expert(self, self.game)
+  if type(fields) ~= "table" or not self.action_set[fields.action] then
+    refuse(self, "expert", "a table of fields with an action of the list",
+      type(fields) == "table" and ("the action %s"):format(tostring(fields.action)) or show(fields))
+  end
+  return fields
 end
 
 ---The present observation and info again.
@@ -224,23 +269,36 @@ local DEFINITION = {
   expert = "function", answer_fields = "table", begin = "function", leave = "function", one_slot = "function",
 }
 
-local function check_definition(def)
-  for _, field in ipairs(NEEDED) do
-    if def[field] == nil then
-      error(("env.define: the definition lacks '%s'"):format(field), 3)
-    end
-  end
+-- What is wrong with a definition, or nil.
+local function fault(def)
   for field, value in pairs(def) do
     if not DEFINITION[field] then
-      error("env.define: " .. suggest.unknown("field", field, suggest.keys(DEFINITION)), 3)
+      return suggest.unknown("field", field, suggest.keys(DEFINITION))
     elseif type(value) ~= DEFINITION[field] then
-      error(("env.define: '%s' wants a %s, got a %s"):format(field, DEFINITION[field], type(value)), 3)
+      return ("'%s' wants a %s, got a %s"):format(field, DEFINITION[field], type(value))
     end
   end
-  for i = 1, math.max(#def.actions, 1) do
-    if type(def.actions[i]) ~= "string" then
-      error(("env.define: 'actions' wants texts, got %s as number %d"):format(tostring(def.actions[i]), i), 3)
+  for _, field in ipairs(NEEDED) do
+    if def[field] == nil then
+      return ("the definition lacks '%s'"):format(field)
     end
+  end
+  local seen = {}
+  for i = 1, math.max(#def.actions, 1) do
+    local action = def.actions[i]
+    if type(action) ~= "string" or seen[action] then
+      return ("'actions' wants texts that differ, got %s as number %d"):format(tostring(action), i)
+    end
+    seen[action] = true
+  end
+end
+
+-- `return env.define { ... }` is a tail call: the file is that of its functions.
+local function check_definition(def)
+  local err = fault(def)
+  if err then
+    local file = place_of(def.reset or def.step or def.draw)
+    error(("%senv.define: %s"):format(file and file .. ": " or "", err), 0)
   end
 end
 

@@ -333,29 +333,50 @@ describe("the example of the documentation", function()
     end
     assert.error_matches(function() env.define({ name = "x" }) end,
       "env.define: the definition lacks 'actions'$")
+    assert.error_matches(function() env.define({ name = "x", action = {} }) end,
+      "env.define: unknown field 'action' %(did you mean 'actions'%?%)$")
     refuses({ actionss = {} }, "env.define: unknown field 'actionss' %(did you mean 'actions'%?%)")
     refuses({ draw = 3 }, "env.define: 'draw' wants a function, got a number")
-    refuses({ actions = {} }, "env.define: 'actions' wants texts, got nil as number 1")
-    refuses({ actions = { "a", 2 } }, "env.define: 'actions' wants texts, got 2 as number 2")
+    refuses({ actions = {} }, "env.define: 'actions' wants texts that differ, got nil as number 1")
+    refuses({ actions = { "a", 2 } }, "env.define: 'actions' wants texts that differ, got 2 as number 2")
+    refuses({ actions = { "a", "a" } }, "^tests/lua/env_spec.lua: env.define: 'actions' wants texts that differ, "
+      .. "got a as number 2")
   end)
 
-  it("is checked as it plays", function()
+  it("is checked as it plays, and the line of what failed is named", function()
+    local line
     local function refuses(changes, message)
+      changes.expert = changes.expert or function() return { action = "a" } end
       local e = env.define(definition(changes)).new()
       local ok, err = pcall(function()
         e:reset()
+        e:actions()
+        e:expert()
         e:step("a")
       end)
-      assert.same({ false, message }, { ok, err })
+      assert.same({ false, (message:gsub(": w", (" (tests/lua/env_spec.lua:%d): w"):format(line), 1)) }, { ok, err })
     end
     local function gives(...)
       local values = table.pack(...)
       return function() return table.unpack(values, 1, values.n) end
     end
+    line = debug.getinfo(gives(), "S").linedefined
     refuses({ reset = gives() }, "x: reset: wanted a game, a plain table, got nil")
     refuses({ draw = gives() }, "x: draw: wanted an image, got nil")
     refuses({ draw = gives(require("rl4vlm.canvas").new(8, 8, "#ffffff")) }, "x: draw: wanted an image, got userdata")
     refuses({ step = gives() }, "x: step: wanted a reward, a finite number, got nil")
     refuses({ step = gives(1 / 0) }, "x: step: wanted a reward, a finite number, got inf")
+    refuses({ step = gives(1, 0) }, "x: step: wanted true or false for terminated and truncated, got 0")
+    refuses({ observe = gives(3) }, "x: observe: wanted a table of fields, got 3")
+    refuses({ legal = gives(false) }, "x: legal: wanted an action at least while the episode goes on, got none")
+    refuses({ expert = gives(3) }, "x: expert: wanted a table of fields with an action of the list, got 3")
+    refuses({ expert = gives { action = "b" } }, "x: expert: wanted a table of fields with an action of the list, "
+      .. "got the action b")
+    refuses({ reset = gives { f = print } }, "x: reset: wanted a game of plain data (tables, numbers, strings, "
+      .. "booleans), got a function in it")
+    local circle = {}
+    circle.circle = circle
+    refuses({ reset = gives(circle) }, "x: reset: wanted a game of plain data (tables, numbers, strings, booleans), "
+      .. "got a table within itself")
   end)
 end)
