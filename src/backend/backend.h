@@ -117,6 +117,8 @@ typedef struct {
     rv_dev lora_h;       // (M, R): x A^T; written forward, read by lora_dw. Needed when lora is set
 } rv_linear;
 
+enum { RV_LINEARS = 3 }; // in one call, at the most
+
 // Heads of an attention call. Query head j uses key/value head j / (n_head / n_kv).
 typedef struct {
     int n_head, n_kv, head_dim;
@@ -207,6 +209,9 @@ typedef struct rv_backend {
     // ---- linear layers ----
     /// y (M, N) from x (M, K); see rv_linear. y must not alias x.
     void (*linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l);
+    /// `n` <= RV_LINEARS layers of the same input (q, k and v; gate and up): y[i] as `linear` gives
+    /// it with l[i], bit for bit. No y is another layer's residual.
+    void (*linears)(rv_ctx *c, const rv_dev *y, rv_dev x, int64_t m, const rv_linear *l, int n);
     /// dx (M, K) = dy W (+ LoRA: scale (dy B) A); adds to dx when `add`. lora_g (M, R) receives
     /// scale * dy B (needed with LoRA).
     void (*linear_dx)(rv_ctx *c, rv_dev dx, rv_dev dy, int64_t m, const rv_linear *l, rv_dev lora_g,

@@ -44,6 +44,12 @@ static void project(rv_vlm *m, const rv_block *b, const rv_saved *s, int which, 
                      s->lora_h[which]);
 }
 
+// Layers first.. of the same rows.
+static void project_all(rv_vlm *m, const rv_block *b, const rv_saved *s, int first, int n,
+                        const rv_dev *y, rv_dev x, int64_t rows) {
+    rv_layers_forward(m, &b->linear[first], n, y, x, rows, &s->lora_h[first]);
+}
+
 static void rotate_q(rv_vlm *m, const rv_tower *t, rv_dev q, rv_dev angle, int64_t rows,
                      float sign) {
     if (!rv_dev_none(angle)) {
@@ -74,16 +80,29 @@ static queries queries_of(rv_vlm *m, const rv_tower *t, int i, const rv_pass *p)
     return (queries){t->pick, t->angle, p->n_ask};
 }
 
+// Queries of the rows that ask, keys and values of all rows; in one call where the rows are the
+// same.
+static queries project_qkv(rv_vlm *m, const rv_tower *t, int i, const rv_pass *p,
+                           const rv_saved *s) {
+    const rv_block *b = &t->blocks[i];
+    const rv_dev to[] = {s->q, s->k, s->v};
+    const queries q = queries_of(m, t, i, p);
+    if (!picks(t, i, p)) {
+        project_all(m, b, s, RV_Q, t->fused ? 1 : 3, to, t->norm, p->rows);
+        return q;
+    }
+    project(m, b, s, RV_Q, s->q, q.n, q.rows, none);
+    if (!t->fused) {
+        project_all(m, b, s, RV_K, 2, to + 1, t->norm, p->rows);
+    }
+    return q;
+}
+
 // Attention of packed sequences: o of the rows that ask.
 static void attend(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const rv_saved *s) {
     const rv_block *b = &t->blocks[i];
     rv_norm_forward(m, &b->norm1, t->norm, input(t, i, p->keep), p->rows, t->width, t->eps);
-    queries q = queries_of(m, t, i, p);
-    project(m, b, s, RV_Q, s->q, q.n, q.rows, none);
-    if (!t->fused) {
-        project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
-        project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
-    }
+    queries q = project_qkv(m, t, i, p, s);
     rotate_q(m, t, s->q, q.angle, q.rows, 1);
     rotate_k(m, t, s->k, p->angle, p->rows, 1);
     m->be->attention(m->ctx, s->o, p->keep ? s->lse : none, s->q, s->k, s->v, t->q_stride,
@@ -97,15 +116,12 @@ static void attend_cached(rv_vlm *m, rv_tower *t, int i, const rv_pass *p, const
     const rv_block *b = &t->blocks[i];
     rv_dev pool = rv_dev_at(p->pool, (int64_t)p->pool_bytes * i);
     rv_norm_forward(m, &b->norm1, t->norm, input(t, i, false), p->rows, t->width, t->eps);
-    project(m, b, s, RV_K, s->k, t->norm, p->rows, none);
-    project(m, b, s, RV_V, s->v, t->norm, p->rows, none);
+    queries q = project_qkv(m, t, i, p, s);
     rotate_k(m, t, s->k, p->angle, p->rows, 1);
     m->be->kv_write(m->ctx, pool, s->k, s->v, t->kv_stride, p->write, p->n_seq, &t->attn);
     if (rows_out(t, i, p) == 0) {
         return;
     }
-    queries q = queries_of(m, t, i, p);
-    project(m, b, s, RV_Q, s->q, q.n, q.rows, none);
     rotate_q(m, t, s->q, q.angle, q.rows, 1);
     m->be->attention_cached(m->ctx, s->o, s->q, t->q_stride, pool,
                             picks(t, i, p) ? p->read : p->write,
@@ -160,8 +176,7 @@ static slice slice_of(const rv_tower *t, const rv_saved *s, bool keep, int64_t r
 static void inner(rv_vlm *m, rv_tower *t, const rv_block *b, const slice *c, bool keep) {
     rv_dev x = rows_at(t->norm, c->row0, t->width);
     if (t->gated) {
-        project(m, b, &c->s, RV_GATE, c->s.gate, x, c->n, none);
-        project(m, b, &c->s, RV_UP, c->s.up, x, c->n, none);
+        project_all(m, b, &c->s, RV_GATE, 2, (rv_dev[]){c->s.gate, c->s.up}, x, c->n);
         m->be->swiglu(m->ctx, t->inner, c->s.gate, c->s.up, c->n * t->mlp);
     } else {
         rv_layer_forward(m, &b->linear[RV_UP], t->inner, x, c->n, t->act, keep ? c->s.up : none,

@@ -46,6 +46,29 @@ void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t 
     m->be->linear(m->ctx, y, x, rows, &d);
 }
 
+void rv_layers_forward(rv_vlm *m, const rv_layer *l, int n, const rv_dev *y, rv_dev x, int64_t rows,
+                       const rv_dev *lora_h) {
+    rv_lora lora[RV_LINEARS];
+    rv_linear d[RV_LINEARS];
+    bool one_by_one = false; // adapters' biases share their place
+    for (int i = 0; i < n; i++) {
+        const rv_adapter *a = adapter_of(m, &l[i]);
+        one_by_one = one_by_one || (a && a->bias);
+    }
+    for (int i = 0; i < n; i++) {
+        if (one_by_one) {
+            rv_layer_forward(m, &l[i], y[i], x, rows, RV_ACT_NONE, (rv_dev){0}, (rv_dev){0},
+                             lora_h[i]);
+        } else {
+            d[i] = describe(m, &l[i], &lora[i], lora_h[i]);
+            d[i].bias = bias_of(m, &l[i], NULL);
+        }
+    }
+    if (!one_by_one) {
+        m->be->linears(m->ctx, y, x, rows, d, n);
+    }
+}
+
 void rv_layer_remember(rv_vlm *m, const rv_layer *l, rv_dev x, int64_t rows, rv_dev lora_h) {
     const rv_adapter *a = adapter_of(m, l);
     if (a) {

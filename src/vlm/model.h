@@ -256,6 +256,9 @@ int64_t rv_lora_bias(const rv_param *w);
 // ---- layer.c ----
 void rv_layer_forward(rv_vlm *m, const rv_layer *l, rv_dev y, rv_dev x, int64_t rows, rv_act act,
                       rv_dev pre, rv_dev residual, rv_dev lora_h);
+/// Layers l[0..n-1] of the same rows: what rv_layer_forward gives, in one call of the backend.
+void rv_layers_forward(rv_vlm *m, const rv_layer *l, int n, const rv_dev *y, rv_dev x, int64_t rows,
+                       const rv_dev *lora_h);
 /// Fills lora_h alone, as the forward pass does.
 void rv_layer_remember(rv_vlm *m, const rv_layer *l, rv_dev x, int64_t rows, rv_dev lora_h);
 /// Adds to the trained parameters' gradients and writes (or adds to) dx unless it is none.

@@ -122,6 +122,8 @@ PASS(weight_unpack, (rv_ctx * c, const rv_weight *w, float *d, rv_dev m), (c, w,
 PASS(weight_refresh, (rv_ctx * c, rv_weight *w, rv_dev m), (c, w, m))
 PASS(weight_read, (rv_ctx * c, const rv_weight *w, float *d), (c, w, d))
 PASS(linear, (rv_ctx * c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l), (c, y, x, m, l))
+PASS(linears, (rv_ctx * c, const rv_dev *y, rv_dev x, int64_t m, const rv_linear *l, int n),
+     (c, y, x, m, l, n))
 PASS(linear_dx,
      (rv_ctx * c, rv_dev dx, rv_dev dy, int64_t m, const rv_linear *l, rv_dev g, bool add),
      (c, dx, dy, m, l, g, add))
@@ -216,6 +218,7 @@ const rv_backend *guard_backend(void) {
     TAKE(weight_refresh)
     TAKE(weight_read)
     TAKE(linear)
+    TAKE(linears)
     TAKE(linear_dx)
     TAKE(linear_dw)
     TAKE(lora_dw)

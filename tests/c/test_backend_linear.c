@@ -151,6 +151,58 @@ static void threads_give_the_same_bits(void **state) {
     }
 }
 
+// Layers of one input in one call are the layers called one by one.
+static void check_together(const kind *t, int64_t m, int threads) {
+    enum { N = 3, K = 70, R = 5 };
+    const int64_t width[N] = {33, 130, 64};
+    dev d = dev_open(rv_backend_cpu(), threads);
+    float *x = randoms(1, m * K, 1), *b = randoms(2, 130, 1), *w[N], *lw[2];
+    rv_dev in = put_f(&d, x, m * K), bias = put_f(&d, b, 130), y[2][N], h[2];
+    rv_weight weight[N], a, up;
+    lw[0] = randoms(3, R * K, 1), lw[1] = randoms(4, 130 * R, 1);
+    a = weight_of(&d, lw[0], R, K, t->store, t->round_x);
+    up = weight_of(&d, lw[1], 130, R, t->store, t->round_x);
+    rv_lora lora = {&a, &up, 0.5f};
+    rv_linear l[N];
+    for (int i = 0; i < N; i++) {
+        w[i] = randoms(5 + (uint64_t)i, width[i] * K, 1);
+        weight[i] = weight_of(&d, w[i], width[i], K, t->store, t->round_x);
+        l[i] = (rv_linear){.w = &weight[i], .bias = i ? bias : (rv_dev){0}};
+        y[0][i] = put_f(&d, NULL, m * width[i]), y[1][i] = put_f(&d, NULL, m * width[i]);
+    }
+    h[0] = put_f(&d, NULL, m * R), h[1] = put_f(&d, NULL, m * R);
+    l[1].lora = &lora, l[1].act = RV_ACT_SILU;
+    for (int i = 0; i < N; i++) {
+        l[i].lora_h = h[0];
+        d.be->linear(d.c, y[0][i], in, m, &l[i]);
+        l[i].lora_h = h[1];
+    }
+    d.be->linears(d.c, y[1], in, m, l, N);
+    for (int i = 0; i < N; i++) {
+        float *one = take_f(&d, y[0][i], m * width[i]), *all = take_f(&d, y[1][i], m * width[i]);
+        assert_bits(all, one, m * width[i], "together and one by one");
+        free(one), free(all), free(w[i]);
+        weight_drop(&d, &weight[i]);
+    }
+    float *one = take_f(&d, h[0], m * R), *all = take_f(&d, h[1], m * R);
+    assert_bits(all, one, m * R, "adapters' inner rows");
+    weight_drop(&d, &a), weight_drop(&d, &up);
+    d.be->free(d.c, in), d.be->free(d.c, bias);
+    free(one), free(all), free(x), free(b), free(lw[0]), free(lw[1]);
+    dev_close(&d);
+}
+
+static void layers_of_one_input(void **state) {
+    (void)state;
+    for (int i = 0; i < N_KINDS; i++) {
+        for (int threads = 1; threads <= 3; threads++) {
+            check_together(kinds + i, 1, threads);
+            check_together(kinds + i, 16, threads);
+            check_together(kinds + i, 250, threads);
+        }
+    }
+}
+
 // Rows r0..r0+n-1 of x alone must give what they give in the middle of the pack.
 static void check_rows(dev *d, const rv_weight *w, const layer *l, const products *all, int64_t r0,
                        int64_t n) {
@@ -333,6 +385,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_equal_reference),
         cmocka_unit_test(threads_give_the_same_bits),
+        cmocka_unit_test(layers_of_one_input),
         cmocka_unit_test(rows_do_not_see_the_pack),
         cmocka_unit_test(dw_may_be_cut_anywhere),
         cmocka_unit_test(lora_bias_activation_and_residual),

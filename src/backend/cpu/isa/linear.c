@@ -316,36 +316,54 @@ static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, in
     }
 }
 
+// Jobs of the same number of rows that are shared out as one.
 typedef struct {
-    const job *b;
     const rv_ctx *c;
-} job_call;
+    const job *b;
+    int n;
+} job_list;
 
-// Units lo..hi-1, counted block by block.
-static void job_units(void *arg, int64_t lo, int64_t hi, int who) {
-    const job_call *call = arg;
-    const job *b = call->b;
+static int64_t units_of(const job *b) {
+    return (b->m + b->rows - 1) / b->rows * rv_panels(b->main.n);
+}
+
+// Units lo..hi-1 of a job, counted block by block.
+static void job_units(const job *b, void *work, int64_t lo, int64_t hi) {
     const int64_t panels = rv_panels(b->main.n);
     for (int64_t u = lo, next; u < hi; u = next) {
         int64_t row = u / panels * b->rows, left = b->m - row;
         next = (u / panels + 1) * panels < hi ? (u / panels + 1) * panels : hi;
-        job_block(b, rv_work(call->c, who), row, left < b->rows ? left : b->rows, u % panels,
-                  u % panels + next - u);
+        job_block(b, work, row, left < b->rows ? left : b->rows, u % panels, u % panels + next - u);
     }
 }
 
-static void run_job(rv_ctx *c, job *b) {
-    if (b->m == 0) {
-        return;
+// Units lo..hi-1, counted job by job.
+static void list_units(void *arg, int64_t lo, int64_t hi, int who) {
+    const job_list *list = arg;
+    void *work = rv_work(list->c, who);
+    for (int i = 0; i < list->n && hi > 0; i++) {
+        int64_t n = units_of(&list->b[i]);
+        job_units(&list->b[i], work, lo > 0 ? lo : 0, hi < n ? hi : n);
+        lo -= n;
+        hi -= n;
     }
-    const int64_t k = b->main.k + (b->lora.panels ? b->lora.k : 0), panels = rv_panels(b->main.n);
-    b->rows = block_rows(b);
-    int64_t rows = b->rows < WAIT_ROWS ? WAIT_ROWS : b->rows; // fewer wait for the weights as long
-    rv_for(c, (b->m + b->rows - 1) / b->rows * panels, rows * RV_PANEL * k, 1, job_units,
-           &(job_call){b, c});
 }
 
-void ISA(rv_linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l) {
+static void run_jobs(rv_ctx *c, job *b, int n) {
+    int64_t units = 0, cost = 0;
+    for (int i = 0; i < n && b[i].m > 0; i++) {
+        b[i].rows = block_rows(&b[i]);
+        int64_t k = b[i].main.k + (b[i].lora.panels ? b[i].lora.k : 0);
+        int64_t rows = b[i].rows < WAIT_ROWS ? WAIT_ROWS : b[i].rows; // fewer wait as long
+        units += units_of(&b[i]);
+        cost += units_of(&b[i]) * rows * RV_PANEL * k;
+    }
+    if (units > 0) {
+        rv_for(c, units, cost / units, 1, list_units, &(job_list){c, b, n});
+    }
+}
+
+static job job_of(const rv_linear *l, rv_dev y, rv_dev x, int64_t m) {
     job b = {.main = forward_of(l->w, x),
              .scale = 1,
              .bias = rv_f32(l->bias),
@@ -355,12 +373,28 @@ void ISA(rv_linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l
              .act = l->act,
              .m = m};
     if (l->lora) {
-        job h = {.main = forward_of(l->lora->a, x), .scale = 1, .y = rv_f32(l->lora_h), .m = m};
-        run_job(c, &h);
         b.lora = forward_of(l->lora->b, l->lora_h);
         b.lora_scale = l->lora->scale;
     }
-    run_job(c, &b);
+    return b;
+}
+
+void ISA(rv_linears)(rv_ctx *c, const rv_dev *y, rv_dev x, int64_t m, const rv_linear *l, int n) {
+    job b[RV_LINEARS], h[RV_LINEARS];
+    int n_h = 0;
+    RV_ASSERT(n <= RV_LINEARS);
+    for (int i = 0; i < n; i++) {
+        b[i] = job_of(&l[i], y[i], x, m);
+        if (l[i].lora) {
+            h[n_h++] = job_of(&(rv_linear){.w = l[i].lora->a}, l[i].lora_h, x, m);
+        }
+    }
+    run_jobs(c, h, n_h);
+    run_jobs(c, b, n);
+}
+
+void ISA(rv_linear)(rv_ctx *c, rv_dev y, rv_dev x, int64_t m, const rv_linear *l) {
+    ISA(rv_linears)(c, &y, x, m, l, 1);
 }
 
 void ISA(rv_linear_dx)(rv_ctx *c, rv_dev dx, rv_dev dy, int64_t m, const rv_linear *l,
@@ -375,9 +409,9 @@ void ISA(rv_linear_dx)(rv_ctx *c, rv_dev dx, rv_dev dy, int64_t m, const rv_line
                  .scale = l->lora->scale,
                  .y = rv_f32(lora_g),
                  .m = m};
-        run_job(c, &g);
+        run_jobs(c, &g, 1);
         b.lora = backward_of(l->lora->a, lora_g);
         b.lora_scale = 1;
     }
-    run_job(c, &b);
+    run_jobs(c, &b, 1);
 }

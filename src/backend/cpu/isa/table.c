@@ -24,6 +24,7 @@ const rv_backend ISA(rv_cpu_table) = {
     .weight_refresh = rv_cpu_weight_refresh,
     .weight_read = rv_cpu_weight_read,
     .linear = ISA(rv_linear),
+    .linears = ISA(rv_linears),
     .linear_dx = ISA(rv_linear_dx),
     .linear_dw = ISA(rv_linear_dw),
     .lora_dw = ISA(rv_lora_dw),
