@@ -6,6 +6,7 @@
 //
 // For bf16 layers (round_x) both sides are rounded to bf16 and rows are taken two by two, counted
 // from the call's first row.
+#include "ahead.h"
 #include "isa.h"
 #include "tile.h"
 
@@ -117,30 +118,6 @@ static int64_t finish_strip(const dw_args *a, float *strip, int width, int64_t s
     return steps / (PAIR_WIDTH == 1 ? 2 : 1);
 }
 
-// Rows that are asked for while others are multiplied, some lines at a time.
-typedef struct {
-    const float *at;
-    int64_t stride, rows; // still to come, `at` in the first of them
-    int64_t lines, line;  // of a row
-} ahead;
-
-enum { LINE = 64 / sizeof(float) };
-
-static ahead ahead_of(const float *from, int64_t stride, int64_t rows, int64_t width) {
-    return (ahead){from, stride, rows, (width + LINE - 1) / LINE, 0};
-}
-
-static inline void ask(ahead *a, int64_t lines) {
-    for (; lines > 0 && a->rows > 0; lines--) {
-        __builtin_prefetch(a->at + a->line * LINE, 0, 2);
-        if (++a->line == a->lines) {
-            a->line = 0;
-            a->at += a->stride;
-            a->rows--;
-        }
-    }
-}
-
 // What to ask for at every strip: of the next columns of dY, and of the next rows of X.
 typedef struct {
     ahead dy, *x;
@@ -225,7 +202,7 @@ static ahead next_dy(const dw_args *a, int64_t p0, int64_t p1, int64_t m0, int64
         col = p0 * RV_PANEL - NC;
     }
     int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK;
-    return ahead_of(a->dy + m0 * a->n + col + NC, a->n, rows, NC);
+    return ahead_of(a->dy + m0 * a->n + col + NC, a->n * 4, rows, NC * 4);
 }
 
 // Panels p0.. and strips k0.. of one chunk of rows.
@@ -234,8 +211,8 @@ static void dw_chunk(const dw_args *a, float *work, int64_t p0, int64_t p1, int6
     _Alignas(64) float dy[CHUNK * NC];
     const int64_t rows = a->m - m0 < CHUNK ? a->m - m0 : CHUNK, left = a->m - m0 - rows;
     const int64_t tiles = (p1 - p0) * (RV_PANEL / NC) * (k1 - k0);
-    ahead x = ahead_of(a->x + (m0 + rows) * a->k + k0 * MR, a->k, left < CHUNK ? left : CHUNK,
-                       (k1 - k0) * MR);
+    ahead x = ahead_of(a->x + (m0 + rows) * a->k + k0 * MR, a->k * 4, left < CHUNK ? left : CHUNK,
+                       (k1 - k0) * MR * 4);
     plan next = {
         .x = &x, .x_lines = x.rows * x.lines / tiles + 1, .dy_lines = 2 * rows / (k1 - k0) + 1};
     if (a->dw) {

@@ -2,22 +2,25 @@
 // them.
 //
 // A unit of work is a block of rows times a panel of 32 columns; threads take runs of units, and
-// every output element is computed whole on one thread. The rows of a block pass over a few panels,
-// STEPS of their steps at a time, so that both stay in the first caches; the sums wait in memory in
-// between, which costs no bits.
+// every output element is computed whole on one thread. The rows of a block pass over groups of
+// panels, some of their steps at a time, so that both stay in the first caches; the sums wait in
+// memory in between, which costs no bits. Few rows meet the weights as they stream from memory,
+// more rows meet copies that lie near (product.h).
 #include "isa.h"
-#include "tile.h"
-#include "turn.h"
+#include "product.h"
 
 #include "act.h"
 
 enum {
-    ROWS = 192,          // at most in a block
-    STEPS = 4096 / NC,   // of a panel at a time: 16 KiB of a tile's columns
-    STREAM_ROWS = 16,    // rows with which weights stream from memory
-    STREAM_BYTES = 8192, // of a panel at a time then
-    WAIT_ROWS = 4,       // rows that take less time than their weights
-    GROUP = 4            // panels that share a block's steps while they are near
+    ROWS = 256,             // at most in a block
+    NEAR_GROUP = 8,         // panels that share a copy of a block's rows
+    COPY_PANELS = 4,        // panels up to which rows are read where they are
+    COPY_ROWS = 96,         // rows up to which weights are
+    NEAR_BYTES = 256 << 10, // of weights that stay in the second cache
+    STREAM_ROWS = 16,       // rows with which weights stream from memory
+    STREAM_BYTES = 8192,    // of a panel at a time then
+    STREAM_GROUP = 4,       // panels that share these steps while they are near
+    WAIT_ROWS = 4           // rows that take less time than their weights
 };
 
 static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {
@@ -32,41 +35,31 @@ static __attribute__((noinline)) void tile_pair(const tile *t, int64_t rows) {
     tile_block(B_PAIR, t, rows, RV_PANEL);
 }
 
-// One product y (M, n) = x (M, k) times panels: a weight's, or (transposed) what turn.h makes of
-// them.
-typedef struct {
-    const float *x;
-    const char *panels;
-    int64_t n, k;
-    rv_dtype store;
-    bool paired;
-    const rv_weight *quantised; // or NULL
-    bool transposed;
-} product;
-
-static product forward_of(const rv_weight *w, rv_dev x) {
-    return (product){.x = rv_f32(x),
-                     .panels = (const char *)w->fwd.addr,
-                     .n = w->n,
-                     .k = w->k,
-                     .store = w->store,
-                     .paired = rv_paired(w),
-                     .quantised = rv_quantised(w->store) ? w : NULL};
+// Many rows times a panel's steps; at every tile some lines of what comes next are asked for.
+RV_INLINE void near_tiles(const tile_kind kind, const tile *t, int64_t rows, ahead *next,
+                          int64_t lines) {
+    tile u = *t; // strides known to the compiler
+    u.at = kind == B_PAIR ? PAIR_WIDTH : 1;
+    u.ldb = RV_PANEL;
+    for (int64_t row = 0, high; row < rows; row += high) {
+        high = tile_height(rows - row);
+        for (int i = 0; i < MR; i++) { // the next tile's sums, needed as soon as it begins
+            __builtin_prefetch(u.c + (row + high + i) * u.ldc, 1, 3);
+        }
+        ask(next, lines);
+        tile_high(kind, false, &u, high, row, 0, (fetch){0, 0});
+    }
 }
 
-static product backward_of(const rv_weight *w, rv_dev dy) {
-    return (product){.x = rv_f32(dy),
-                     .panels = (const char *)w->fwd.addr,
-                     .n = w->k,
-                     .k = w->n,
-                     .store = w->store,
-                     .paired = rv_paired(w),
-                     .quantised = rv_quantised(w->store) ? w : NULL,
-                     .transposed = true};
+static __attribute__((noinline)) void near_f32(const tile *t, int64_t rows, ahead *next,
+                                               int64_t lines) {
+    near_tiles(B_F32, t, rows, next, lines);
 }
 
-// Steps as the panels hold them.
-static int64_t steps_of(const product *g) { return g->paired ? (g->k + 1) / 2 * 2 : g->k; }
+static __attribute__((noinline)) void near_pair(const tile *t, int64_t rows, ahead *next,
+                                                int64_t lines) {
+    near_tiles(B_PAIR, t, rows, next, lines);
+}
 
 // What happens to the sums on their way to y.
 typedef struct {
@@ -79,135 +72,171 @@ typedef struct {
     int64_t m, rows; // of a block, but the last
 } job;
 
-// Rounds rows of activations to bf16 in the form that pair_fma reads; odd k are padded with zero.
-static void round_rows(pair_t *dst, const float *x, int64_t rows, int64_t k) {
-    int64_t pairs = (k + 1) / 2;
-    for (int64_t i = 0; i < rows; i++, x += k, dst += pairs * PAIR_WIDTH) {
-#if PAIR_WIDTH == 1
-        for (int64_t j = 0; j < k / 2; j++) {
-            dst[j] = fn_bf16(x[2 * j + 1]) | fn_bf16(x[2 * j]) >> 16;
-        }
-        if (k % 2) {
-            dst[k / 2] = fn_bf16(x[k - 1]) >> 16;
-        }
-#else
-        for (int64_t j = 0; j < k; j++) {
-            dst[j] = fn_bits((int32_t)fn_bf16(x[j]));
-        }
-        if (k % 2) {
-            dst[k] = 0;
-        }
-#endif
+// Where the sums of a group of panels go.
+typedef struct {
+    float *c[NEAR_GROUP]; // (rows, 32) each
+    int64_t ldc[NEAR_GROUP];
+} sums;
+
+// A block of rows on its way through the panels.
+typedef struct {
+    const job *b;
+    int64_t row0, rows;
+    char *work;
+    bool stream;         // few rows; the rounded ones of both products lie in `work`, else:
+    const product *held; // whose rows lie there, from step held_s0 on
+    int64_t held_s0;
+} block;
+
+// ---- few rows ----
+
+// Floats of workspace that rounded rows of a product take.
+static int64_t rounded_size(const product *g, int64_t rows) {
+    return g->paired ? rows * steps_of(g) / 2 * PAIR_WIDTH : 0;
+}
+
+static pair_t *rounded_rows(const block *k, const product *g) {
+    pair_t *main = (pair_t *)(void *)k->work;
+    return g == &k->b->main ? main : main + rounded_size(&k->b->main, k->rows);
+}
+
+static void stream_rows(const block *k, const product *g) {
+    for (int64_t i = 0; g->paired && i < k->rows; i++) {
+        round_row(rounded_rows(k, g) + rounded_size(g, i), g->x + (k->row0 + i) * g->k, g->k);
     }
 }
 
-// Multiplies by the steps s0.. that t->b holds in `store`.
-static void tile_of(tile *t, const product *g, rv_dtype store, int64_t s0, int64_t rows) {
+static void tile_stored(tile *t, const block *k, const product *g, int64_t s0) {
+    const int64_t rows = k->rows;
     if (g->paired) {
-        t->a = (const pair_t *)t->a + s0 / 2 * PAIR_WIDTH;
+        t->ar = steps_of(g) / 2 * PAIR_WIDTH;
+        t->a = rounded_rows(k, g) + s0 / 2 * PAIR_WIDTH;
         t->at = PAIR_WIDTH;
         t->steps /= 2;
         tile_pair(t, rows);
         return;
     }
-    t->a = (const float *)t->a + s0;
-    if (store == RV_F32) {
+    t->a = g->x + k->row0 * g->k + s0;
+    if (g->store == RV_F32) {
         tile_f32(t, rows, RV_PANEL);
-    } else if (store == RV_BF16) {
+    } else if (g->store == RV_BF16) {
         tile_bf16(t, rows);
     } else {
         tile_f16(t, rows);
     }
 }
 
-// Steps s0.. of a panel as they are stored.
-static void tile_stored(tile *t, const product *g, const char *panel, int64_t s0, int64_t rows) {
-    t->b = panel + (size_t)(s0 * RV_PANEL) * rv_dtype_size(g->store);
-    tile_of(t, g, g->store, s0, rows);
-}
-
-// Steps s0.. of panel p of the transposed matrix; its steps are the weight's outputs.
-static void tile_turned(tile *t, const product *g, int64_t p, int64_t s0, int64_t rows) {
-    _Alignas(64) uint32_t turned[STEPS * RV_PANEL];
-    const int64_t per = g->paired ? 2 : 1, inputs = (g->n + per - 1) / per; // rows of a panel
-    const int64_t row0 = p * RV_PANEL / per, rest = inputs - row0, most = RV_PANEL / per;
-    const size_t row = RV_PANEL * (size_t)per * rv_dtype_size(g->store);
-    for (int64_t s = 0; s < t->steps; s += RV_PANEL) {
-        const char *from = g->panels + (size_t)((s0 + s) / RV_PANEL * inputs + row0) * row;
-        uint32_t *to = turned + s / per * RV_PANEL;
-        if (g->paired) {
-            turn_pairs(to, (const uint32_t *)from, rest < most ? rest : most);
-        } else {
-            turn_panel((float *)to, from, g->store, rest < most ? rest : most);
-        }
-    }
-    t->b = turned;
-    tile_of(t, g, RV_F32, s0, rows);
-}
-
-// Where the sums of a group of panels go.
-typedef struct {
-    float *c[GROUP]; // (rows, 32) each
-    int64_t ldc[GROUP];
-} sums;
-
-// What follows steps s0.. of panel i of a group that begins at `panels`: the next panel's same
-// steps, or the first one's next.
-static const void *next_steps(const product *g, const char *panels, size_t size, int64_t s0,
-                              int64_t most, int64_t i, int64_t n) {
+// What follows steps s0.. of panel p of a group's n: the next panel's same steps, or the first
+// one's next, or the next group.
+static const void *next_steps(const product *g, int64_t p, int64_t i, int64_t n, int64_t s0,
+                              int64_t most) {
     int64_t s = i + 1 < n ? s0 : s0 + most;
     if (s >= steps_of(g)) {
-        return panels + (size_t)n * size; // the next group
+        return steps_at(g, p + n, 0);
     }
-    return panels + (size_t)((i + 1) % n) * size + (size_t)(s * RV_PANEL) * rv_dtype_size(g->store);
+    return steps_at(g, p + (i + 1) % n, s);
 }
 
-// Steps of a panel at a time. Of few rows, these and the next ones are together in the cache.
-static int64_t steps_at_once(const product *g, int64_t rows) {
+// The rows of x pass over panels p.., whose steps and the next ones are together in the cache.
+static void stream_product(const block *k, const product *g, const sums *to, int64_t p,
+                           int64_t panels) {
+    const int64_t all = steps_of(g);
     const int64_t stream = STREAM_BYTES / RV_PANEL / (int64_t)rv_dtype_size(g->store);
-    return rows <= STREAM_ROWS && !g->transposed ? stream : STEPS;
-}
-
-// Rows row0.. of x times `panels` panels from p on. `rounded` holds those rows when paired.
-static void product_group(const product *g, const sums *to, const void *rounded, int64_t row0,
-                          int64_t rows, int64_t p, int64_t panels) {
-    if (g->quantised) {
-        const rv_quant_call call = {g->quantised, g->transposed, g->x + row0 * g->k,
-                                    rows,         to->c,         to->ldc};
-        ISA(rv_quant_product)(&call, p, panels);
-        return;
-    }
-    const int64_t all = steps_of(g), most = steps_at_once(g, rows);
-    const size_t size = (size_t)(RV_PANEL * all) * rv_dtype_size(g->store);
+    const int64_t most = k->rows <= STREAM_ROWS ? stream : NEAR_STEPS;
     for (int64_t s0 = 0; s0 < all || s0 == 0; s0 += most) {
         for (int64_t i = 0; i < panels; i++) {
             tile t = {.c = to->c[i],
                       .ldc = to->ldc[i],
-                      .a = g->x + row0 * g->k,
                       .ar = g->k,
                       .at = 1,
+                      .b = steps_at(g, p + i, s0),
                       .ldb = RV_PANEL,
                       .steps = all - s0 < most ? all - s0 : most,
-                      .load = s0 > 0};
-            if (g->paired) {
-                t.a = rounded;
-                t.ar = all / 2 * PAIR_WIDTH;
-            }
-            const char *group = g->panels + (size_t)p * size, *panel = group + (size_t)i * size;
-            if (g->transposed) {
-                tile_turned(&t, g, p + i, s0, rows);
-            } else {
-                t.next = next_steps(g, group, size, s0, most, i, panels);
-                tile_stored(&t, g, panel, s0, rows);
-            }
+                      .load = s0 > 0,
+                      .next = next_steps(g, p, i, panels, s0, most)};
+            tile_stored(&t, k, g, s0);
         }
     }
 }
 
-// Brings rows of x into the form that the product reads: nothing, or rounded pairs in `work`.
-static void prepare_rows(const product *g, pair_t *work, int64_t row0, int64_t rows) {
-    if (g->paired) {
-        round_rows(work, g->x + row0 * g->k, rows, g->k);
+// ---- more rows: copies of both operands ----
+
+// Some steps of a product for a block of rows.
+typedef struct {
+    const product *g;
+    const float *x; // the rows at these steps, or their copy
+    int64_t stride, rows, s0, steps;
+} span;
+
+// Rows no longer than a copy are contiguous where they are, and few panels do not earn one.
+static bool copies_rows(const product *g, int64_t panels) {
+    return g->paired || (g->k > NEAR_STEPS && panels > COPY_PANELS);
+}
+
+static span span_of(block *k, const product *g, int64_t panels, int64_t s0) {
+    const int64_t left = steps_of(g) - s0, steps = left < NEAR_STEPS ? left : NEAR_STEPS;
+    float *copy = (float *)(void *)k->work;
+    if (!copies_rows(g, panels)) {
+        return (span){g, g->x + k->row0 * g->k + s0, g->k, k->rows, s0, steps};
+    }
+    if (k->held != g || k->held_s0 != s0) {
+        near_rows(copy, g, k->row0, k->rows, s0, steps);
+        k->held = g;
+        k->held_s0 = s0;
+    }
+    return (span){g, copy, NEAR_ROW, k->rows, s0, steps};
+}
+
+// A span times panel p, whose sums are at `c`.
+static void near_panel(const span *n, float *c, int64_t ldc, int64_t p, ahead next) {
+    _Alignas(64) uint32_t copy[NEAR_STEPS * RV_PANEL];
+    const product *g = n->g;
+    const int64_t tiles = RV_PANEL / NC * ((n->rows + MR - 1) / MR);
+    const int64_t lines = (next.rows * next.lines + tiles - 1) / tiles;
+    const float *columns = near_steps(copy, g, p, n->s0, n->steps);
+    tile t = {.ldc = ldc,
+              .a = n->x,
+              .ar = n->stride,
+              .steps = g->paired ? n->steps / 2 : n->steps,
+              .load = n->s0 > 0};
+    for (int64_t col = 0; col < RV_PANEL && p * RV_PANEL + col < g->n; col += NC) {
+        t.c = c + col;
+        t.b = columns + col;
+        if (g->paired) {
+            near_pair(&t, n->rows, &next, lines);
+        } else {
+            near_f32(&t, n->rows, &next, lines);
+        }
+    }
+}
+
+// What panel p has to be asked for while another is multiplied: nothing if all panels stay in the
+// second cache.
+static ahead next_panel(const span *n, int64_t p) {
+    const product *g = n->g;
+    const int64_t bytes = g->n * steps_of(g) * (int64_t)rv_dtype_size(g->store);
+    return bytes > NEAR_BYTES ? steps_ahead(g, p, n->s0, n->steps) : (ahead){0};
+}
+
+static void near_product(block *k, const product *g, const sums *to, int64_t p, int64_t panels) {
+    for (int64_t s0 = 0; s0 < steps_of(g) || s0 == 0; s0 += NEAR_STEPS) {
+        const span n = span_of(k, g, panels, s0);
+        for (int64_t i = 0; i < panels; i++) {
+            ahead next = i + 1 < panels ? next_panel(&n, p + i + 1) : (ahead){0};
+            near_panel(&n, to->c[i], to->ldc[i], p + i, next);
+        }
+    }
+}
+
+static void product_group(block *k, const product *g, const sums *to, int64_t p, int64_t panels) {
+    if (g->quantised) {
+        const rv_quant_call call = {g->quantised, g->transposed, g->x + k->row0 * g->k,
+                                    k->rows,      to->c,         to->ldc};
+        ISA(rv_quant_product)(&call, p, panels);
+    } else if (k->stream) {
+        stream_product(k, g, to, p, panels);
+    } else {
+        near_product(k, g, to, p, panels);
     }
 }
 
@@ -250,67 +279,61 @@ static bool is_plain(const job *b) {
            !b->residual;
 }
 
-static int64_t work_per_row(const product *g) {
-    return g->panels && g->paired ? steps_of(g) / 2 * PAIR_WIDTH * (int64_t)sizeof(pair_t) : 0;
+enum {
+    SUM_BYTES = ROWS * RV_PANEL * 4, // of a panel
+    ROW_BYTES = RV_WORK_BYTES - 2 * NEAR_GROUP * SUM_BYTES
+};
+_Static_assert(ROW_BYTES >= ROWS * NEAR_ROW * 4, "a block's copies fit the workspace");
+
+static bool streams(const job *b) {
+    return !b->main.transposed && b->m <= (b->main.paired ? STREAM_ROWS : COPY_ROWS);
 }
 
-// Rows of a block: at most what the rounding workspace holds, blocks alike in size.
+// Rows of a block: at most what the workspace holds, blocks alike in size.
 static int64_t block_rows(const job *b) {
-    int64_t work = work_per_row(&b->main) + work_per_row(&b->lora);
-    RV_ASSERT(work <= RV_WORK_BYTES);
-    int64_t most = work > 0 && RV_WORK_BYTES / work < ROWS ? RV_WORK_BYTES / work : ROWS;
+    const int64_t row = (rounded_size(&b->main, 1) + rounded_size(&b->lora, 1)) * 4;
+    RV_ASSERT(!streams(b) || row <= ROW_BYTES);
+    int64_t most = streams(b) && row > 0 && ROW_BYTES / row < ROWS ? ROW_BYTES / row : ROWS;
     int64_t blocks = (b->m + most - 1) / most, each = (b->m + blocks - 1) / blocks;
     int64_t whole = (each + MR - 1) / MR * MR;
     return whole < most ? whole : most;
 }
 
-// A block of rows on its way through the panels.
-typedef struct {
-    const job *b;
-    int64_t row0, rows;
-    pair_t *work, *lora_work;
-    bool plain;
-} block;
-
-static void block_group(const block *k, int64_t p, int64_t panels) {
-    _Alignas(64) float main[GROUP][ROWS * RV_PANEL], lora[GROUP][ROWS * RV_PANEL];
+static void block_group(block *k, int64_t p, int64_t panels) {
     const job *b = k->b;
     const int64_t n = b->main.n;
+    float *main = (float *)(void *)(k->work + ROW_BYTES), *lora = main + NEAR_GROUP * SUM_BYTES / 4;
+    const bool plain = is_plain(b);
     sums to, to_lora;
-    for (int i = 0; i < GROUP; i++) {
-        bool direct = k->plain && (p + i + 1) * RV_PANEL <= n;
-        to.c[i] = direct ? b->y + k->row0 * n + (p + i) * RV_PANEL : main[i];
+    for (int64_t i = 0; i < panels; i++) {
+        bool direct = plain && (p + i + 1) * RV_PANEL <= n;
+        to.c[i] = direct ? b->y + k->row0 * n + (p + i) * RV_PANEL : main + i * SUM_BYTES / 4;
         to.ldc[i] = direct ? n : RV_PANEL;
-        to_lora.c[i] = lora[i];
+        to_lora.c[i] = lora + i * SUM_BYTES / 4;
         to_lora.ldc[i] = RV_PANEL;
     }
-    product_group(&b->main, &to, k->work, k->row0, k->rows, p, panels);
+    product_group(k, &b->main, &to, p, panels);
     if (b->lora.panels) {
-        product_group(&b->lora, &to_lora, k->lora_work, k->row0, k->rows, p, panels);
+        product_group(k, &b->lora, &to_lora, p, panels);
     }
     for (int64_t i = 0; i < panels; i++) {
         int64_t col = (p + i) * RV_PANEL, left = n - col < RV_PANEL ? n - col : RV_PANEL;
-        for (int64_t r = 0; to.c[i] == main[i] && r < k->rows; r++) {
-            finish_row(b, k->row0 + r, col, left, main[i] + r * RV_PANEL,
-                       b->lora.panels ? lora[i] + r * RV_PANEL : NULL);
+        for (int64_t r = 0; to.c[i] == main + i * SUM_BYTES / 4 && r < k->rows; r++) {
+            finish_row(b, k->row0 + r, col, left, to.c[i] + r * RV_PANEL,
+                       b->lora.panels ? to_lora.c[i] + r * RV_PANEL : NULL);
         }
     }
 }
 
-static void job_block(const job *b, pair_t *work, int64_t row0, int64_t rows, int64_t p0,
+static void job_block(const job *b, void *work, int64_t row0, int64_t rows, int64_t p0,
                       int64_t p1) {
-    const bool two = b->lora.panels != NULL;
-    block k = {.b = b,
-               .row0 = row0,
-               .rows = rows,
-               .work = work,
-               .plain = is_plain(b),
-               .lora_work = work + rows * work_per_row(&b->main) / (int64_t)sizeof(pair_t)};
-    prepare_rows(&b->main, work, row0, rows);
-    if (two) {
-        prepare_rows(&b->lora, k.lora_work, row0, rows);
+    block k = {.b = b, .row0 = row0, .rows = rows, .work = work, .stream = streams(b)};
+    int64_t group = NEAR_GROUP;
+    if (k.stream) {
+        stream_rows(&k, &b->main);
+        stream_rows(&k, &b->lora);
+        group = steps_of(&b->main) > STREAM_BYTES / RV_PANEL / 4 ? STREAM_GROUP : 1;
     }
-    const int64_t group = steps_of(&b->main) > STEPS ? GROUP : 1;
     for (int64_t p = p0; p < p1; p += group) {
         block_group(&k, p, p1 - p < group ? p1 - p : group);
     }

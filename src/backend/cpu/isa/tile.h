@@ -182,6 +182,7 @@ RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, co
     const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
     const char *b = (const char *)t->b + col * size;
     const float *a1 = a0 + 3 * ar, *a2 = a1 + 3 * ar, *a3 = a2 + 3 * ar;
+    RV_UNROLL_4
     for (int64_t s = 0; s < t->steps; s++, b += ldb * size) {
         vf bv[MAX_NV];
         if (far) {
@@ -212,12 +213,17 @@ RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, co
 RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const bool far,
                         const tile *t, int64_t row, int64_t col, fetch f) {
     vf acc[MR][MAX_NV];
-    float *c = t->c + row * t->ldc + col;
-    RV_UNROLL
-    for (int i = 0; i < mr; i++) {
+    const int64_t ldc = t->ldc;
+    float *c = t->c + row * ldc + col;
+    if (t->load) {
         RV_UNROLL
-        for (int v = 0; v < nv; v++) {
-            acc[i][v] = t->load ? vload(c + i * t->ldc + v * VL) : (vf){0};
+        for (int i = 0; i < mr * nv; i++) {
+            acc[i / nv][i % nv] = vload(c + i / nv * ldc + i % nv * VL);
+        }
+    } else {
+        RV_UNROLL
+        for (int i = 0; i < mr * nv; i++) {
+            acc[i / nv][i % nv] = (vf){0};
         }
     }
     if (kind == B_PAIR) {
@@ -226,11 +232,8 @@ RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const 
         steps_single(mr, nv, kind, far, acc, t, (const float *)t->a + row * t->ar, col, &f);
     }
     RV_UNROLL
-    for (int i = 0; i < mr; i++) {
-        RV_UNROLL
-        for (int v = 0; v < nv; v++) {
-            vstore(c + i * t->ldc + v * VL, acc[i][v]);
-        }
+    for (int i = 0; i < mr * nv; i++) {
+        vstore(c + i / nv * ldc + i % nv * VL, acc[i / nv][i % nv]);
     }
 }
 
@@ -254,27 +257,61 @@ static inline fetch fetch_next(const tile_kind kind, const tile *t, int64_t col,
     return (fetch){from + (uintptr_t)((part * t->steps >> shift) * t->ldb * size), shift};
 }
 
+// Rows of the next tile when `left` are to come: as even as they can be, since tiles of four rows
+// and fewer have too few chains in flight.
+static inline int64_t tile_height(int64_t left) {
+#if MR > 8
+    return left >= MR ? MR : left >= 8 ? 8 : left >= 4 ? 4 : left;
+#else
+    int64_t tiles = (left + MR - 1) / MR;
+    return left > MR * MR - 2 * MR ? MR : left > 0 ? (left + tiles - 1) / tiles : 0;
+#endif
+}
+
+// A tile of a height that tile_height gives.
+RV_INLINE void tile_high(const tile_kind kind, const bool far, const tile *t, int64_t high,
+                         int64_t row, int64_t col, fetch f) {
+    switch (high) {
+    case MR:
+        tile_one(MR, 2, kind, far, t, row, col, f);
+        break;
+#if MR > 8
+    case 8:
+        tile_one(8, 2, kind, far, t, row, col, f);
+        break;
+#else
+    case 5:
+        tile_one(5, 2, kind, far, t, row, col, f);
+        break;
+#endif
+    case 4:
+        tile_one(4, 2, kind, far, t, row, col, f);
+        break;
+    case 3:
+        tile_one(3, 2, kind, far, t, row, col, f);
+        break;
+    case 2:
+        tile_one(2, 2, kind, far, t, row, col, f);
+        break;
+    default:
+        tile_one(1, 2, kind, far, t, row, col, f);
+        break;
+    }
+}
+
 enum { FEW = 4 }; // tiles in a column; more of them need no fetching: the first brings B near
 
-// Full-height tiles of rows below `row`; returns the first row left over.
+// Tiles of four rows and more; returns the first row left over.
 RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col,
                               int64_t cols) {
-    int64_t row = 0, i = 0, n = (rows + MR - 1) / MR;
-    for (; (t->near || n > FEW) && row + MR <= rows; row += MR) {
-        tile_one(MR, 2, kind, false, t, row, col, (fetch){0, 0});
-    }
-    // one or two rows would be left over: two tiles of four, or four and three
-    for (int64_t left = rows - row; left >= MR && left != MR + 1 && left != MR + 2;
-         left -= MR, row += MR) {
-        tile_one(MR, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
-    }
-#if MR > 8
-    for (; row + 8 <= rows; row += 8) {
-        tile_one(8, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
-    }
-#endif
-    for (; row + 4 <= rows; row += 4) {
-        tile_one(4, 2, kind, true, t, row, col, fetch_next(kind, t, col, cols, i++, n));
+    int64_t row = 0, i = 0, high, n = (rows + MR - 1) / MR;
+    const bool near = t->near || n > FEW;
+    for (; (high = tile_height(rows - row)) >= 4; row += high) {
+        if (near) {
+            tile_high(kind, false, t, high, row, col, (fetch){0, 0});
+        } else {
+            tile_high(kind, true, t, high, row, col, fetch_next(kind, t, col, cols, i++, n));
+        }
     }
     return row;
 }

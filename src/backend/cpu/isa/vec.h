@@ -26,10 +26,13 @@
 #define RV_INLINE static inline __attribute__((always_inline))
 #if defined(RV_SANITIZED) // a check at every access of unrolled loops takes minutes to compile
 #define RV_UNROLL
+#define RV_UNROLL_4
 #elif defined(__clang__)
-#define RV_UNROLL _Pragma("clang loop unroll(full)")
+#define RV_UNROLL   _Pragma("clang loop unroll(full)")
+#define RV_UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
-#define RV_UNROLL _Pragma("GCC unroll 32")
+#define RV_UNROLL   _Pragma("GCC unroll 32")
+#define RV_UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 
 // Names of public symbols carry the instruction set.
