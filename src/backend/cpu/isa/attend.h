@@ -107,9 +107,9 @@ static inline tile score_tile(float *s, const float *q, int64_t ldq, const float
                   .near = true};
 }
 
-// Columns of them when the keys before `end` are wanted; a single row is faster with all.
-static inline int64_t score_width(int64_t rows, int64_t end) {
-    return rows > 1 && end < KEYS ? (end + NC - 1) / NC * NC : KEYS;
+// Columns of them when the keys before `end` are wanted.
+static inline int64_t score_width(int64_t end) {
+    return end < KEYS ? (end + NC - 1) / NC * NC : KEYS;
 }
 
 typedef struct {

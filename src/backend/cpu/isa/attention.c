@@ -138,16 +138,40 @@ static inline int64_t end_of(const queries *t, int64_t len, const rv_attn *a) {
     return end_key(a, t->pos + (t->rows - 1) * t->step, len);
 }
 
-// Rows of a product with what lies in a block. Heads of one row meet it when it is still in
-// memory: the first passes over it alone, line after line, and brings it near for the others.
+// One row of a product with what still lies in memory, line after line. The machine foresees that
+// better than we could ask.
+static void pass_over(const tile *t, int64_t cols) {
+    for (int64_t col = 0, n; col < cols; col += n) {
+        n = cols - col < 4 * NC ? cols - col : 4 * NC;
+        switch (n / NC) {
+        case 1:
+            tile_one(1, 2, B_F32, false, t, 0, col, (fetch){0, 0});
+            break;
+        case 2:
+            tile_one(1, 4, B_F32, false, t, 0, col, (fetch){0, 0});
+            break;
+        case 3:
+            tile_one(1, 6, B_F32, false, t, 0, col, (fetch){0, 0});
+            break;
+        default:
+            tile_one(1, 8, B_F32, false, t, 0, col, (fetch){0, 0});
+            break;
+        }
+    }
+}
+
+// Rows of a product with what lies in a block. The heads of a single row are the first to see it:
+// one of them brings it near for the others.
 static void multiply(tile *t, bool far, int64_t rows, int64_t cols) {
-    if (far && rows > 1) {
-        tile_f32(t, 1, cols);
+    if (far) {
+        pass_over(t, cols);
         t->c += t->ldc;
         t->a = (const float *)t->a + t->ar;
         rows--;
     }
-    tile_f32(t, rows, cols);
+    if (rows > 0) {
+        tile_f32(t, rows, cols);
+    }
 }
 
 // Takes in block b of len keys.
@@ -167,7 +191,7 @@ static void attend_block(queries *t, const float *keys, int64_t b, int64_t len, 
                                                           .steps = end < KEYS ? end : KEYS,
                                                           .load = true,
                                                           .near = true};
-    multiply(&qk, far, t->rows, far ? KEYS : score_width(t->rows, end));
+    multiply(&qk, far, t->rows, score_width(end));
     for (int64_t r = 0; r < t->rows; r++) {
         v[r] = seen(a, t->pos + r * t->step, len, b * KEYS);
         scale_scores(s + r * KEYS, a->scale, v[r]);

@@ -24,7 +24,7 @@ typedef struct {
     int64_t ldb;    // of B's steps, in elements (pairs)
     int64_t steps;
     bool load;        // start from C instead of zero
-    bool near;        // B is in the first caches, or one row passes over it in memory's order
+    bool near;        // B is in the first caches
     const void *next; // what B will be next time, or NULL: fetched while this one is multiplied
 } tile;
 
@@ -327,11 +327,7 @@ RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64
                          int64_t cols) {
     if (rows == 1 && cols % (4 * NC) == 0) {
         for (int64_t col = 0; col < cols; col += 4 * NC) {
-            if (t->near) {
-                tile_one(1, 8, kind, false, t, row, col, (fetch){0, 0});
-            } else {
-                tile_one(1, 8, kind, true, t, row, col, fetch_ahead(kind, t, col));
-            }
+            tile_one(1, 8, kind, true, t, row, col, fetch_ahead(kind, t, col));
         }
         return;
     }
