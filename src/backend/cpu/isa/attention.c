@@ -420,6 +420,6 @@ void ISA(rv_attention_cached)(rv_ctx *c, rv_dev o, rv_dev q, int64_t q_stride, r
                 .single = single,
                 .seqs = seqs,
                 .a = a};
-    rv_for_each(c, n_seq * (a->n_head / p.heads), n_seq ? work / n_seq * p.heads : 0, cached_item,
-                &p);
+    rv_for_each(c, n_seq * (a->n_head / p.heads), n_seq ? 2 * work / n_seq * p.heads : 0,
+                cached_item, &p);
 }

@@ -70,6 +70,7 @@ typedef struct {
     const float *residual;
     rv_act act;
     int64_t m, rows; // of a block, but the last
+    pair_t *rounded; // few rows of main's x, when they are there already
 } job;
 
 // Where the sums of a group of panels go.
@@ -96,8 +97,8 @@ static int64_t rounded_size(const product *g, int64_t rows) {
 }
 
 static pair_t *rounded_rows(const block *k, const product *g) {
-    pair_t *main = (pair_t *)(void *)k->work;
-    return g == &k->b->main ? main : main + rounded_size(&k->b->main, k->rows);
+    pair_t *own = (pair_t *)(void *)k->work, *main = k->b->rounded ? k->b->rounded : own;
+    return g == &k->b->main ? main : own + rounded_size(&k->b->main, k->rows);
 }
 
 static void stream_rows(const block *k, const product *g) {
@@ -330,7 +331,9 @@ static void job_block(const job *b, void *work, int64_t row0, int64_t rows, int6
     block k = {.b = b, .row0 = row0, .rows = rows, .work = work, .stream = streams(b)};
     int64_t group = NEAR_GROUP;
     if (k.stream) {
-        stream_rows(&k, &b->main);
+        if (!b->rounded) {
+            stream_rows(&k, &b->main);
+        }
         stream_rows(&k, &b->lora);
         group = steps_of(&b->main) > STREAM_BYTES / RV_PANEL / 4 ? STREAM_GROUP : 1;
     }
@@ -372,6 +375,22 @@ static void list_units(void *arg, int64_t lo, int64_t hi, int who) {
     }
 }
 
+// Few rows are rounded once for all threads and jobs, in the caller's workspace: the jobs have the
+// same x.
+static void round_once(rv_ctx *c, job *b, int n) {
+    pair_t *rounded = NULL;
+    for (int i = 0; i < n; i++) {
+        if (b[i].main.paired && streams(&b[i]) && b[i].m <= b[i].rows) {
+            if (!rounded) {
+                const block all = {.b = &b[i], .rows = b[i].m, .work = rv_work(c, 0)};
+                stream_rows(&all, &b[i].main);
+                rounded = rounded_rows(&all, &b[i].main);
+            }
+            b[i].rounded = rounded;
+        }
+    }
+}
+
 static void run_jobs(rv_ctx *c, job *b, int n) {
     int64_t units = 0, cost = 0;
     for (int i = 0; i < n && b[i].m > 0; i++) {
@@ -382,6 +401,7 @@ static void run_jobs(rv_ctx *c, job *b, int n) {
         cost += units_of(&b[i]) * rows * RV_PANEL * k;
     }
     if (units > 0) {
+        round_once(c, b, n);
         rv_for(c, units, cost / units, 1, list_units, &(job_list){c, b, n});
     }
 }
