@@ -175,36 +175,44 @@ RV_INLINE void steps_pair(const int mr, const int nv, const bool far, vf acc[][M
     }
 }
 
+// acc += A's rows of one step times nv vectors of B's. Three rows to a pointer: addresses need no
+// arithmetic.
+RV_INLINE void step_single(const int mr, const int nv, const tile_kind kind, vf acc[][MAX_NV],
+                           const float *const a[4], int64_t ar, const char *b) {
+    vf bv[MAX_NV];
+    RV_UNROLL
+    for (int v = 0; v < nv; v++) {
+        bv[v] = load_b(kind, b, v * VL);
+    }
+    RV_UNROLL
+    for (int i = 0; i < mr; i++) {
+        vf av = vsplat(a[i / 3][i % 3 * ar]);
+        RV_UNROLL
+        for (int v = 0; v < nv; v++) {
+            acc[i][v] = vfma(av, bv[v], acc[i][v]);
+        }
+    }
+}
+
 RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, const bool far,
                             vf acc[][MAX_NV], const tile *t, const float *a0, int64_t col,
                             const fetch *f) {
-    const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
+    const int64_t ar = t->ar, at = t->at, ldb = t->ldb, steps = t->steps;
     const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
     const char *b = (const char *)t->b + col * size;
-    const float *a1 = a0 + 3 * ar, *a2 = a1 + 3 * ar, *a3 = a2 + 3 * ar;
-    RV_UNROLL_4
-    for (int64_t s = 0; s < t->steps; s++, b += ldb * size) {
-        vf bv[MAX_NV];
-        if (far) {
+    const float *a[4] = {a0, a0 + 3 * ar, a0 + 6 * ar, a0 + 9 * ar};
+    if (far) {
+        for (int64_t s = 0; s < steps; s++, b += ldb * size) {
             prefetch_b(kind, f, s, ldb, nv);
+            step_single(mr, nv, kind, acc, a, ar, b);
+            a[0] += at, a[1] += at, a[2] += at, a[3] += at;
         }
-        RV_UNROLL
-        for (int v = 0; v < nv; v++) {
-            bv[v] = load_b(kind, b, v * VL);
-        }
-        RV_UNROLL
-        for (int i = 0; i < mr; i++) { // three rows to a pointer: addresses need no arithmetic
-            const float *row = i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3;
-            vf av = vsplat(row[i % 3 * ar]);
-            RV_UNROLL
-            for (int v = 0; v < nv; v++) {
-                acc[i][v] = vfma(av, bv[v], acc[i][v]);
-            }
-        }
-        a0 += at;
-        a1 += at;
-        a2 += at;
-        a3 += at;
+        return;
+    }
+    RV_UNROLL_4
+    for (int64_t s = 0; s < steps; s++, b += ldb * size) {
+        step_single(mr, nv, kind, acc, a, ar, b);
+        a[0] += at, a[1] += at, a[2] += at, a[3] += at;
     }
 }
 
@@ -293,9 +301,11 @@ RV_INLINE void tile_high(const tile_kind kind, const bool far, const tile *t, in
     case 2:
         tile_one(2, 2, kind, far, t, row, col, f);
         break;
-    default:
+    case 1:
         tile_one(1, 2, kind, far, t, row, col, f);
         break;
+    default:
+        __builtin_unreachable();
     }
 }
 
