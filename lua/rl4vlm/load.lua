@@ -64,6 +64,9 @@ end
 local function options_of(settings, opened, o, reference)
   local loaded = opened.opened_adapter ~= nil
   local learns = o.train and (loaded or settings.lora.r > 0)
+  if o.train and not learns and not some(settings.train) then
+    error("train: wanted a part of the model that learns, or lora.r above 0, got neither", 0)
+  end
   local tokens, usual, share = max_tokens(settings, opened)
   return {
     device = settings.device,

@@ -137,7 +137,8 @@ static int64_t idefics3_most_pixels(const rv_processor *p) {
     if (!k->do_resize) {
         return 0;
     }
-    int64_t n = up(k->edge < LONGEST ? k->edge : LONGEST, k->side) / k->side;
+    int64_t edge = k->edge + k->edge % 2; // a shorter side made even may pass an odd longer one
+    int64_t n = up(edge < LONGEST ? edge : LONGEST, k->side) / k->side;
     return n > 1 ? (n * n + 1) * tile : tile;
 }
 

@@ -166,6 +166,16 @@ describe("a view", function()
         end
       end
     end
+    local tiles = config "idefics3"
+    tiles.max_image_size.longest_edge = 27
+    for edge = 1, 120 do
+      local p = make(tiles, { patch = 3, longest_edge = edge })
+      local most = p:most_patches()
+      for _, size in ipairs { { 9, 9 }, { 97, 101 }, { 101, 97 }, { 1, 50 }, { 50, 1 }, { 40, 39 } } do
+        local l = p:layout(size[1], size[2])
+        assert.is_true(l.tiles * l.h * l.w <= most, edge)
+      end
+    end
   end)
 end)
 
