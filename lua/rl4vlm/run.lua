@@ -139,6 +139,9 @@ function Run:checkpoint(n, state, save)
   local temporary, final = self:path(".writing"), self:path("checkpoints/" .. n)
   must(fs.remove_tree(temporary))
   must(fs.mkdirs(temporary))
+  local _ <close> = setmetatable({}, { __close = function() -- a full disk needs the room
+    fs.remove_tree(temporary)
+  end })
   save(temporary)
   state.sizes = {}
   for _, name in ipairs(LINES) do

@@ -48,36 +48,39 @@ static void put(rv_vlm *m, rv_dev features, const int32_t *from, const int32_t *
     }
 }
 
-// Puts what is known of the views to their rows.
-static void show_known(rv_vlm *m, const rv_view *views, int64_t n) {
-    int64_t row = 0, rows = 0;
+// Sorts the views' rows: those of new views to the front of m->shown, those known to its end.
+// Returns where the known ones begin; `fresh`: the number of new views.
+static int64_t sort_rows(rv_vlm *m, const rv_view *views, int64_t n, int64_t rows, int64_t *fresh) {
+    int64_t row = 0, first = 0, known = rows;
+    *fresh = 0;
     for (int64_t i = 0; i < n; row += views[i++].rows) {
         const rv_feature *f = find(m, &views[i]);
-        for (int64_t k = 0; f && k < f->rows; k++, rows++) {
-            m->take[rows] = (int32_t)(f->row0 + k);
-            m->shown[rows] = m->image_row[row + k];
+        for (int64_t k = 0; f && k < f->rows; k++) {
+            m->take[--known] = (int32_t)(f->row0 + k);
+            m->shown[known] = m->image_row[row + k];
+        }
+        for (int64_t k = 0; !f && k < views[i].rows; k++) {
+            m->shown[first++] = m->image_row[row + k];
+        }
+        if (!f) {
+            m->fresh[(*fresh)++] = views[i];
         }
     }
-    put(m, m->known_rows, m->take, m->shown, rows);
+    return known;
 }
 
 rv_status rv_features_show(rv_vlm *m, const rv_view *views, int64_t n, bool keep, rv_err *e) {
-    int64_t row = 0, rows = 0, fresh = 0;
-    show_known(m, views, n);
-    for (int64_t i = 0; i < n; row += views[i++].rows) {
-        if (find(m, &views[i])) {
-            continue;
-        }
-        m->fresh[fresh++] = views[i];
-        for (int64_t k = 0; k < views[i].rows; k++) {
-            m->shown[rows++] = m->image_row[row + k];
-        }
+    int64_t rows = 0, fresh;
+    for (int64_t i = 0; i < n; i++) {
+        rows += views[i].rows;
     }
+    int64_t known = sort_rows(m, views, n, rows, &fresh);
+    put(m, m->known_rows, m->take + known, m->shown + known, rows - known);
     if (fresh == 0) {
         return RV_OK;
     }
     RV_TRY(rv_features_forward(m, m->fresh, fresh, keep, e));
-    m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->shown, rows, m->arch.text.width);
+    m->be->scatter_rows(m->ctx, m->text.x[0], m->features, m->shown, known, m->arch.text.width);
     remember_all(m, fresh);
     return RV_OK;
 }

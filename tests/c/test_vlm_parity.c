@@ -17,36 +17,22 @@ static void need_folder(void) {
 }
 
 static rv_arch llava_arch(void) {
-    return (rv_arch){
-        .vision = {.image_size = 56,
-                   .patch = 14,
-                   .temporal = 1,
-                   .merge = 1,
-                   .width = 40,
-                   .layers = 2,
-                   .heads = 5,
-                   .mlp = 72,
-                   .act = RV_ACT_QUICK_GELU,
-                   .eps = 1e-5f,
-                   .class_token = true,
-                   .pre_norm = true,
-                   .drop_class = true,
-                   .positions = 4},
-        .connector = {.in = 40, .hidden = 72, .out = 72, .act = RV_ACT_GELU_ERF, .bias = true},
-        .text = {.vocab = 576,
-                 .width = 72,
-                 .layers = 3,
-                 .heads = 6,
-                 .kv_heads = 6,
-                 .head_dim = 12,
-                 .mlp = 104,
-                 .act = RV_ACT_SILU,
-                 .eps = 1e-5f,
-                 .rope_theta = 10000,
-                 .max_positions = 4096},
-        .image_token = 519,
-        .max_view_patches = PATCHES,
-        .max_view_rows = PATCHES};
+    rv_arch a = tiny_arch(); // LLaVA-1.5 as well: the sizes differ
+    a.vision.image_size = SIDE;
+    a.vision.patch = PATCH;
+    a.vision.positions = ACROSS;
+    a.vision.width = a.connector.in = 40;
+    a.vision.heads = 5;
+    a.vision.mlp = 72;
+    a.connector.hidden = a.connector.out = a.text.width = 72;
+    a.text.vocab = 576;
+    a.text.heads = a.text.kv_heads = 6;
+    a.text.head_dim = 12;
+    a.text.mlp = 104;
+    a.text.max_positions = 4096;
+    a.image_token = 519;
+    a.max_view_patches = a.max_view_rows = PATCHES;
+    return a;
 }
 
 static rv_safetensors *open_file(const char *format, int k) {

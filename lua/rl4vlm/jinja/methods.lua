@@ -205,15 +205,6 @@ local changing = { list = { "append", "clear", "extend", "insert", "pop", "remov
 local absent = { str = { "casefold", "encode", "expandtabs", "format", "format_map", "isascii", "isidentifier",
   "isprintable", "istitle", "maketrans", "rindex", "rpartition", "translate" }, dict = { "fromkeys" } }
 
-local function has(names, name)
-  for _, one in ipairs(names or {}) do
-    if one == name then
-      return true
-    end
-  end
-  return false
-end
-
 ---The method of a value, as something to call; nil where its type has none of that name.
 ---@param v any
 ---@param name string
@@ -223,9 +214,9 @@ function M.find(v, name)
   local method = known[kind] and known[kind][name]
   if method then
     return value.new("function", { name = name .. "()", object = v, callable = method })
-  elseif has(changing[kind], name) then
+  elseif value.among(changing[kind] or {}, name) then
     fail("%s.%s() changes its object, which templates may not", kind, name)
-  elseif has(absent[kind], name) then
+  elseif value.among(absent[kind] or {}, name) then
     fail("the method %s.%s() is not supported", kind, name)
   end
 end

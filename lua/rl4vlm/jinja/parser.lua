@@ -5,6 +5,7 @@
 local expression = require "rl4vlm.jinja.expression"
 local lexer = require "rl4vlm.jinja.lexer"
 local limits = require "rl4vlm.jinja.limits"
+local value = require "rl4vlm.jinja.value"
 
 local M = {}
 
@@ -184,15 +185,6 @@ end
 
 -- ---- bodies ----
 
-local function among(names, name)
-  for _, one in ipairs(names) do
-    if one == name then
-      return true
-    end
-  end
-  return false
-end
-
 -- Nodes up to a tag out of `ends`, whose name comes as well; nil at the end of the template.
 function Parser:body(ends)
   local body = {}
@@ -204,7 +196,7 @@ function Parser:body(ends)
     elseif token.type == "print" then
       body[#body + 1] = { kind = "print", at = token.at, value = self:tuple() }
       self:want("close", "}}")
-    elseif self.token.type == "name" and among(ends, self.token.value) then
+    elseif self.token.type == "name" and value.among(ends, self.token.value) then
       self:shallower()
       return body, self:next().value
     else

@@ -17,6 +17,19 @@ M.none = json.null
 
 local Value = {}
 
+---True where a name is among some: a list of Lua's, no value of a template.
+---@param names string[]
+---@param name string
+---@return boolean
+function M.among(names, name)
+  for _, one in ipairs(names) do
+    if one == name then
+      return true
+    end
+  end
+  return false
+end
+
 ---A value of a kind around the fields given.
 ---@param kind string
 ---@param fields table
