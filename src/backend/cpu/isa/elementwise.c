@@ -22,7 +22,7 @@ static void act_range(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void ISA(rv_act_run)(rv_ctx *c, rv_dev y, rv_dev x, int64_t count, rv_act act) {
     args a = {.y = rv_f32(y), .x = rv_f32(x), .act = act};
-    rv_for(c, count, 8, UNIT, act_range, &a);
+    rv_for(c, count, 16, UNIT, act_range, &a);
 }
 
 static void act_backward_range(void *arg, int64_t lo, int64_t hi, int tid) {
@@ -33,7 +33,7 @@ static void act_backward_range(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void ISA(rv_act_backward)(rv_ctx *c, rv_dev dx, rv_dev dy, rv_dev x, int64_t count, rv_act act) {
     args a = {.y = rv_f32(dx), .g = rv_f32(dy), .x = rv_f32(x), .act = act};
-    rv_for(c, count, 8, UNIT, act_backward_range, &a);
+    rv_for(c, count, 16, UNIT, act_backward_range, &a);
 }
 
 static void swiglu_range(void *arg, int64_t lo, int64_t hi, int tid) {
@@ -46,7 +46,7 @@ static void swiglu_range(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void ISA(rv_swiglu)(rv_ctx *c, rv_dev y, rv_dev gate, rv_dev up, int64_t count) {
     args a = {.y = rv_f32(y), .g = rv_f32(gate), .u = rv_f32(up)};
-    rv_for(c, count, 8, UNIT, swiglu_range, &a);
+    rv_for(c, count, 16, UNIT, swiglu_range, &a);
 }
 
 static void swiglu_backward_range(void *arg, int64_t lo, int64_t hi, int tid) {
@@ -63,7 +63,7 @@ void ISA(rv_swiglu_backward)(rv_ctx *c, rv_dev dgate, rv_dev dup, rv_dev dy, rv_
                              int64_t count) {
     args a = {
         .y = rv_f32(dgate), .y2 = rv_f32(dup), .x = rv_f32(dy), .g = rv_f32(gate), .u = rv_f32(up)};
-    rv_for(c, count, 12, UNIT, swiglu_backward_range, &a);
+    rv_for(c, count, 24, UNIT, swiglu_backward_range, &a);
 }
 
 static void axpy_range(void *arg, int64_t lo, int64_t hi, int tid) {
