@@ -118,8 +118,8 @@ typedef struct {
     const float *q, *k, *v;
     float *dq, *dk, *dv;
     const float *d_o;
-    int64_t q_stride, kv_stride;
-    const int32_t *cu, *q_cu; // q_cu: NULL where every row is a query
+    int64_t q_stride, kv_stride, heads; // heads: of an item, forward
+    const int32_t *cu, *q_cu;           // q_cu: NULL where every row is a query
     const rv_attn *a;
 } packed;
 

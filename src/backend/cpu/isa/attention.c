@@ -249,22 +249,25 @@ static void load_keys(float *blocks, const packed *p, int64_t row0, int64_t len,
     }
 }
 
-// One item: (sequence, query head).
+// One item: query heads of a sequence that share keys and values.
 static void packed_item(void *arg, int64_t item, int64_t hi, int tid) {
     (void)hi;
     const packed *p = arg;
     const rv_attn *a = p->a;
-    int64_t d = a->head_dim, h = item % a->n_head, width = a->n_head * d;
-    const sequence s = sequence_of(p, item / a->n_head);
+    const int64_t d = a->head_dim, parts = a->n_head / p->heads, h0 = item % parts * p->heads;
+    const int64_t width = a->n_head * d;
+    const sequence s = sequence_of(p, item / parts);
     if (s.n <= 0) {
         return;
     }
     float *blocks = scratch_of(p->c, tid, blocks_of(s.len) * head_block(d));
-    load_keys(blocks, p, s.row0, s.len, h / (a->n_head / a->n_kv));
+    load_keys(blocks, p, s.row0, s.len, h0 / (a->n_head / a->n_kv));
     key_blocks kb = {blocks, NULL, head_block(d)};
-    attend_rows(p->o + s.q0 * width + h * d, width, p->lse ? p->lse + s.q0 * a->n_head + h : NULL,
-                a->n_head, p->q + s.q0 * p->q_stride + h * d, p->q_stride, s.n, s.pos, s.len, &kb,
-                a);
+    for (int64_t h = h0; h < h0 + p->heads; h++) {
+        attend_rows(p->o + s.q0 * width + h * d, width,
+                    p->lse ? p->lse + s.q0 * a->n_head + h : NULL, a->n_head,
+                    p->q + s.q0 * p->q_stride + h * d, p->q_stride, s.n, s.pos, s.len, &kb, a);
+    }
 }
 
 void ISA(rv_attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_dev v,
@@ -279,10 +282,14 @@ void ISA(rv_attention)(rv_ctx *c, rv_dev o, rv_dev lse, rv_dev q, rv_dev k, rv_d
                 .v = rv_f32(v),
                 .q_stride = q_stride,
                 .kv_stride = kv_stride,
+                .heads = 1,
                 .cu = cu,
                 .q_cu = q_cu,
                 .a = a};
-    rv_for_each(c, n_seq * a->n_head, cost_of(&p, n_seq), packed_item, &p);
+    if (n_seq * a->n_kv >= 4 * c->threads) { // items enough: bring keys into blocks once
+        p.heads = a->n_head / a->n_kv;
+    }
+    rv_for_each(c, n_seq * (a->n_head / p.heads), cost_of(&p, n_seq) * p.heads, packed_item, &p);
 }
 
 // ---- the cache: blocks of [G][head_block] floats ----
