@@ -263,6 +263,8 @@ function M.open(model, o, answers)
   local file, err = io.open(path, "rb")
   if not file then
     error(err, 0)
+  elseif not file:seek("set") then
+    error(("%s: wanted a file, for it is read twice, came a pipe"):format(path), 0)
   end
   return setmetatable({ model = model, path = path, file = file, answers = answers, exif = o.exif,
     folder = path:match("^(.*/)") or "", number = 0, offset = 0 }, RequestFile)

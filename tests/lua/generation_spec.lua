@@ -154,8 +154,8 @@ describe("the tools", function()
   end
 
   -- Runs the program; its exit status and what it printed.
-  local function tool(words)
-    local pipe = io.popen(("'%s' -m %s 2>&1"):format(host.exe, words:gsub("DIR", dir)))
+  local function tool(words, before)
+    local pipe = io.popen(("%s'%s' -m %s 2>&1"):format(before or "", host.exe, (words:gsub("DIR", dir))))
     local text = pipe:read("a")
     local _, _, status = pipe:close()
     return status, (text:gsub(dir:gsub("%p", "%%%0"), "DIR"))
@@ -275,6 +275,12 @@ describe("the tools", function()
       { tool(full .. "--out DIR/a.jsonl --grads /dev/full") })
     assert.equal("other", fs.stat("/dev/full").type)
     assert.same({ 1, "rl4vlm: score: cannot write DIR: Is a directory\n" }, { tool(full .. "--out DIR") })
+  end)
+
+  it("refuse requests from a pipe, which cannot be read twice", function()
+    local status, text = tool("score DIR/model --in /dev/stdin --out DIR/piped.jsonl", "echo | ")
+    assert.same({ 1, "rl4vlm: score: /dev/stdin: wanted a file, for it is read twice, came a pipe\n" }, { status, text })
+    assert.is_false(fs.exists(dir .. "/piped.jsonl"))
   end)
 
   it("name file, line and field of what is wrong, and leave no file", function()
