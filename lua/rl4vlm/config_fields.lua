@@ -25,7 +25,10 @@ end
 
 ---Raises: FILE: FIELD: wanted ..., came ...
 function Fields:fail(key, wanted, came)
-  error(("%s: %s: wanted %s, came %s"):format(self.where, key, wanted, show(came)), 0)
+  if came == nil then
+    came = self.object[key] -- null, or nothing
+  end
+  error(("%s: %s: wanted %s, came %s"):format(self.where, key, wanted, came == nil and "nothing" or show(came)), 0)
 end
 
 ---The field's value, the default where it is absent, nil where it is null or absent without one.
@@ -74,11 +77,13 @@ function Fields:number(key, default)
   return value
 end
 
+local MOST = 0x7fffffff
+
 local function integer(self, key, default, least, wanted)
   local value = self:get(key, default)
   local whole = type(value) == "number" and math.tointeger(value)
-  if not whole or whole < least or whole > 0x7fffffff then
-    self:fail(key, wanted, value)
+  if not whole or whole < least or whole > MOST then
+    self:fail(key, whole and whole > MOST and ("at most %d"):format(MOST) or wanted, value)
   end
   return whole
 end

@@ -150,7 +150,7 @@ describe("a descriptor", function()
     refused(3, function(c) c.rope_scaling.mrope_section = { 16, 24, 23 } end,
       "rope_scaling: mrope_section: wanted three sizes that add up to half of head_dim, 64, came a list")
     refused(3, function(c) c.rope_scaling = nil end,
-      "rope_scaling: mrope_section: wanted three sizes that add up to half of head_dim, 64, came nil")
+      "rope_scaling: mrope_section: wanted three sizes that add up to half of head_dim, 64, came nothing")
     refused(3, function(c) c.use_sliding_window, c.max_window_layers = true, 14 end,
       "max_window_layers: wanted 0 or at least num_hidden_layers 28 where use_sliding_window is true, came 14")
     refused(3, function(c) c.layer_types = { "full_attention", "sliding_attention" } end,

@@ -1,5 +1,6 @@
 -- families - which descriptor in models/ a config.json asks for; shapes in files.
 local host = require "rl4vlm.host"
+local json = require "rl4vlm.json"
 local slice = require "rl4vlm.slice"
 
 local M = {}
@@ -35,7 +36,7 @@ function M.of(config, where)
   if type(family) ~= "table" or not family.arch then
     local near = name and host.nearest(name, model_types())
     error(("%s: model_type: wanted a family with a descriptor in models/ (%s), came %s%s"):format(where,
-      table.concat(model_types(), ", "), name or tostring(model_type),
+      table.concat(model_types(), ", "), name or model_type == nil and "nothing" or json.encode(model_type),
       near and (" (did you mean %s?)"):format(near) or ""), 0)
   end
   return family
