@@ -319,6 +319,11 @@ static int view_split(lua_State *L) {
         } else if (count > x->dim[dim] - at) {
             count = x->dim[dim] - at;
         }
+        if (count < 0 || count > x->dim[dim] - at) {
+            return luaL_error(L, "split: size %I (number %I) does not fit into dim %d of shape %s",
+                              (LUAI_UACINT)count, (LUAI_UACINT)i, dim + 1,
+                              rv_tensor_shape_str(x).s);
+        }
         rv_tensor **y = rv_bind_tensor_push(L);
         rv_err e;
         if (rv_tensor_slice(y, x, dim, at, count, 1, &e) != RV_OK) {

@@ -140,6 +140,8 @@ describe("misuse", function()
       function() shared:copy_(1) end },
     { "bad argument #1 to 'sum' (the tensor is closed)", function() closed.sum(closed) end },
     { "reshape: shape (2, 3) (6 elements) does not fit into (4, -1)", function() return x23:reshape(4, -1) end },
+    { "split: size 2 (number 2) does not fit into dim 2 of shape (2, 3)", function() return x23:split({ 2, 2 }, 2) end },
+    { "split: size -1 (number 1) does not fit into dim 2 of shape (2, 3)", function() return x23:split({ -1, 4 }, 2) end },
     { "expand: shape (2, 3) does not grow to (2, 4)", function() return x23:expand(2, 4) end },
     { "view: shape (3, 2) is not contiguous (use reshape)", function() return x23:transpose():view(6) end },
     { "slice: 1..4 is outside 1..3 (dim 2 of shape (2, 3))", function() return x23:slice(2, 1, 4) end },
