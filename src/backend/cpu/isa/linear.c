@@ -14,6 +14,7 @@
 enum {
     ROWS = 256,             // at most in a block
     NEAR_GROUP = 8,         // panels that share a copy of a block's rows
+    PLAIN_GROUP = 32,       // the same where sums need no place but y
     COPY_PANELS = 4,        // panels up to which rows are read where they are
     COPY_ROWS = 96,         // rows up to which weights are
     NEAR_BYTES = 256 << 10, // of weights that stay in the second cache
@@ -75,8 +76,8 @@ typedef struct {
 
 // Where the sums of a group of panels go.
 typedef struct {
-    float *c[NEAR_GROUP]; // (rows, 32) each
-    int64_t ldc[NEAR_GROUP];
+    float *c[PLAIN_GROUP]; // (rows, 32) each
+    int64_t ldc[PLAIN_GROUP];
 } sums;
 
 // A block of rows on its way through the panels.
@@ -305,12 +306,14 @@ static void block_group(block *k, int64_t p, int64_t panels) {
     const int64_t n = b->main.n;
     float *main = (float *)(void *)(k->work + ROW_BYTES), *lora = main + NEAR_GROUP * SUM_BYTES / 4;
     const bool plain = is_plain(b);
+    const int64_t size =
+        plain ? 0 : SUM_BYTES / 4; // of plain ones only the last panel needs a place
     sums to, to_lora;
     for (int64_t i = 0; i < panels; i++) {
         bool direct = plain && (p + i + 1) * RV_PANEL <= n;
-        to.c[i] = direct ? b->y + k->row0 * n + (p + i) * RV_PANEL : main + i * SUM_BYTES / 4;
+        to.c[i] = direct ? b->y + k->row0 * n + (p + i) * RV_PANEL : main + i * size;
         to.ldc[i] = direct ? n : RV_PANEL;
-        to_lora.c[i] = lora + i * SUM_BYTES / 4;
+        to_lora.c[i] = lora + i * size;
         to_lora.ldc[i] = RV_PANEL;
     }
     product_group(k, &b->main, &to, p, panels);
@@ -319,7 +322,7 @@ static void block_group(block *k, int64_t p, int64_t panels) {
     }
     for (int64_t i = 0; i < panels; i++) {
         int64_t col = (p + i) * RV_PANEL, left = n - col < RV_PANEL ? n - col : RV_PANEL;
-        for (int64_t r = 0; to.c[i] == main + i * SUM_BYTES / 4 && r < k->rows; r++) {
+        for (int64_t r = 0; to.c[i] == main + i * size && r < k->rows; r++) {
             finish_row(b, k->row0 + r, col, left, to.c[i] + r * RV_PANEL,
                        b->lora.panels ? to_lora.c[i] + r * RV_PANEL : NULL);
         }
@@ -329,7 +332,7 @@ static void block_group(block *k, int64_t p, int64_t panels) {
 static void job_block(const job *b, void *work, int64_t row0, int64_t rows, int64_t p0,
                       int64_t p1) {
     block k = {.b = b, .row0 = row0, .rows = rows, .work = work, .stream = streams(b)};
-    int64_t group = NEAR_GROUP;
+    int64_t group = is_plain(b) && !b->main.quantised ? PLAIN_GROUP : NEAR_GROUP;
     if (k.stream) {
         if (!b->rounded) {
             stream_rows(&k, &b->main);
