@@ -152,6 +152,15 @@ describe("the command", function()
     local again = result()
     whole.seconds, again.seconds = nil, nil
     assert.same(whole, again)
+    local function sorted(text)
+      local list = {}
+      for line in text:gmatch("[^\n]+") do
+        list[#list + 1] = line
+      end
+      table.sort(list)
+      return list
+    end
+    assert.same(sorted(lines), sorted(fs.read_file(dir .. "/episodes.jsonl"))) -- the half line is gone
     assert.equal(1, run("eval --episodes 30 --seed 2 --out " .. dir))
     assert.equal(("rl4vlm: %s: holds another evaluation, with other seed (--force begins anew)\n"):format(dir),
       err)

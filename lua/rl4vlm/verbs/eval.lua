@@ -48,7 +48,12 @@ local function known_episodes(dir, mine, force)
   end
   local known = {}
   if before and #different == 0 then
-    for line in (fs.read_file(list) or ""):gmatch("([^\n]*)\n") do
+    local text = fs.read_file(list) or ""
+    local whole = text:match("^.*\n") or ""
+    if #whole < #text then
+      assert(fs.truncate(list, #whole)) -- a line that was cut off would swallow the next
+    end
+    for line in whole:gmatch("([^\n]*)\n") do
       local result = json.decode(line)
       if result then
         known[result.episode] = result
