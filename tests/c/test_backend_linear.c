@@ -15,8 +15,8 @@ static const kind kinds[] = {{RV_F32, false, "fp32"},
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 // m, n, k: odd ones, tails of panels, tiles and chunks.
-static const int64_t shapes[][3] = {{1, 1, 1},    {2, 33, 7},     {5, 31, 130},  {16, 96, 128},
-                                    {97, 70, 65}, {130, 344, 96}, {259, 40, 300}};
+static const int64_t shapes[][3] = {{1, 1, 1},    {2, 33, 7},     {5, 31, 130},   {16, 96, 128},
+                                    {97, 70, 65}, {130, 344, 96}, {259, 40, 300}, {100, 300, 270}};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 static float rounded(const kind *t, float x) {
@@ -221,15 +221,15 @@ static void check_rows(dev *d, const rv_weight *w, const layer *l, const product
 static void rows_do_not_see_the_pack(void **state) {
     (void)state;
     for (int i = 0; i < N_KINDS; i++) {
-        layer l = layer_new(kinds + i, 96, 50, 150);
+        layer l = layer_new(kinds + i, 100, 270, 300);
         products all = run(kinds + i, &l, 1);
         dev d = dev_open(rv_backend_cpu(), 1);
         rv_weight w = weight_of(&d, l.w, l.n, l.k, kinds[i].store, kinds[i].round_x);
-        for (int64_t n = 1; n <= 96; n++) {
+        for (int64_t n = 1; n <= 100; n++) {
             check_rows(&d, &w, &l, &all, 0, n);
-            check_rows(&d, &w, &l, &all, 96 - n, n);
+            check_rows(&d, &w, &l, &all, 100 - n, n);
         }
-        for (int64_t r0 = 0; r0 < 95; r0++) {
+        for (int64_t r0 = 0; r0 < 99; r0++) {
             check_rows(&d, &w, &l, &all, r0, 1);
             check_rows(&d, &w, &l, &all, r0, 2);
         }
