@@ -25,7 +25,7 @@ static void gather(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void rv_cpu_gather_rows(rv_ctx *c, rv_dev y, rv_dev x, const int32_t *idx, int64_t m, int64_t n) {
     row_args a = {rv_f32(y), rv_f32(x), idx, m, n};
-    rv_for(c, m, n / 4 + 1, 1, gather, &a);
+    rv_for(c, m, n * 4, 1, gather, &a);
 }
 
 // Columns lo..hi-1 of all rows, i ascending.
@@ -46,7 +46,7 @@ static void scatter_add(void *arg, int64_t lo, int64_t hi, int tid) {
 void rv_cpu_scatter_add_rows(rv_ctx *c, rv_dev y, rv_dev x, const int32_t *idx, int64_t m,
                              int64_t n) {
     row_args a = {rv_f32(y), rv_f32(x), idx, m, n};
-    rv_for(c, n, m / 4 + 1, 16, scatter_add, &a);
+    rv_for(c, n, m * 4, 16, scatter_add, &a);
 }
 
 static void scatter(void *arg, int64_t lo, int64_t hi, int tid) {
@@ -61,5 +61,5 @@ static void scatter(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void rv_cpu_scatter_rows(rv_ctx *c, rv_dev y, rv_dev x, const int32_t *idx, int64_t m, int64_t n) {
     row_args a = {rv_f32(y), rv_f32(x), idx, m, n};
-    rv_for(c, m, n / 4 + 1, 1, scatter, &a);
+    rv_for(c, m, n * 4, 1, scatter, &a);
 }

@@ -117,5 +117,5 @@ void ISA(rv_rope)(rv_ctx *c, rv_dev x, int64_t stride, rv_dev cs, int64_t m, int
               .alpha = sign,
               .heads = heads,
               .dim = head_dim};
-    rv_for(c, m, heads * head_dim, 1, rope_rows, &a);
+    rv_for(c, m, heads * head_dim * 8, 1, rope_rows, &a);
 }

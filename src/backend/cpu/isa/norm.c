@@ -111,11 +111,11 @@ static void norm_backward(rv_ctx *c, norm_args a) {
     a.rstd = stats[1];
     for (int64_t r = 0; r < m; r += CHUNK) {
         a.m = m - r < CHUNK ? m - r : CHUNK;
-        rv_for(c, a.m, a.n, 1, stats_rows, &a);
+        rv_for(c, a.m, a.n * 16, 1, stats_rows, &a);
         if (a.dw || a.db) {
-            rv_for(c, a.n, a.m, 16, weight_columns, &a);
+            rv_for(c, a.n, a.m * 8, 16, weight_columns, &a);
         }
-        rv_for(c, a.m, a.n * 2, 1, dx_rows, &a);
+        rv_for(c, a.m, a.n * 16, 1, dx_rows, &a);
         a.x += a.m * a.n;
         a.dy += a.m * a.n;
         a.dx += a.m * a.n;
@@ -124,7 +124,7 @@ static void norm_backward(rv_ctx *c, norm_args a) {
 
 void ISA(rv_rmsnorm)(rv_ctx *c, rv_dev y, rv_dev x, rv_dev w, int64_t m, int64_t n, float eps) {
     norm_args a = {.y = rv_f32(y), .x = rv_f32(x), .w = rv_f32(w), .m = m, .n = n, .eps = eps};
-    rv_for(c, m, n, 1, norm_rows, &a);
+    rv_for(c, m, n * 16, 1, norm_rows, &a);
 }
 
 void ISA(rv_layernorm)(rv_ctx *c, rv_dev y, rv_dev x, rv_dev w, rv_dev b, int64_t m, int64_t n,
@@ -137,7 +137,7 @@ void ISA(rv_layernorm)(rv_ctx *c, rv_dev y, rv_dev x, rv_dev w, rv_dev b, int64_
                    .n = n,
                    .eps = eps,
                    .centre = true};
-    rv_for(c, m, n, 1, norm_rows, &a);
+    rv_for(c, m, n * 16, 1, norm_rows, &a);
 }
 
 void ISA(rv_rmsnorm_backward)(rv_ctx *c, rv_dev dx, rv_dev dw, rv_dev dy, rv_dev x, rv_dev w,
