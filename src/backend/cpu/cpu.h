@@ -28,8 +28,8 @@ static inline float *rv_f32(rv_dev d) { return (float *)d.addr; }
 
 /// Runs fn on ranges that together are [0, n): `cost` is the work of one item in multiply-adds of a
 /// product (16 a cycle; a norm's number costs as much as 16 of them); small work stays on the
-/// caller's thread. `unit`: ranges begin at multiples of it. `who` is
-/// the thread that runs, below c->threads.
+/// caller's thread. `unit`: ranges begin at multiples of it. `who` is the
+/// thread that runs, below c->threads.
 void rv_for(rv_ctx *c, int64_t n, int64_t cost, int64_t unit, rv_range_fn *fn, void *arg);
 /// The same for items that cost much, differ, or need a place of their own: one by one.
 void rv_for_each(rv_ctx *c, int64_t n, int64_t cost, rv_range_fn *fn, void *arg);
