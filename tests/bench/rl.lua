@@ -66,17 +66,18 @@ local function generate(gen, list)
   return samples
 end
 
--- Adds the gradient of PPO's loss on some of the samples, whose advantages stand in `advantage`.
-local function learn(model, part, advantage)
+-- Adds the gradient of PPO's loss on some of the samples.
+local function learn(model, part)
   local out = model:score(part, { temperature = TEMPERATURE, grad = true, values = true })
-  local old = {}
+  local old, advantage = {}, {}
   for i, s in ipairs(part) do
     local sum = 0
     for _, lp in ipairs(s.logprobs) do
       sum = sum + lp
     end
-    old[i] = sum
+    old[i], advantage[i] = sum, s.advantage
   end
+  advantage = tensor.new(advantage)
   local ratio = (out.logprobs:segment_sum(out.offsets) - tensor.new(old)):exp()
   local policy = -(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):sum()
   local value = ((out.values - advantage) ^ 2):sum();
@@ -84,11 +85,12 @@ local function learn(model, part, advantage)
 end
 
 local function update(model, opt, samples)
-  local advantage, from = tensor.linspace(-1, 1, #samples):tolist(), 0
+  for i, s in ipairs(samples) do
+    s.advantage = 2 * (i - 1) / (#samples - 1) - 1
+  end
   model:zero_grad()
   for _, part in ipairs(model:micro_batches(samples)) do
-    learn(model, part, tensor.new(table.move(advantage, from + 1, from + #part, 1, {})))
-    from = from + #part
+    learn(model, part)
   end
   opt:step { lr = 1e-5, max_norm = 1 }
 end

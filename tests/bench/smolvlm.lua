@@ -144,20 +144,22 @@ local function first_token(model)
   report("image", best(function(i) model:score({ samples[i] }) end), "s")
 end
 
--- Adds the gradient of PPO's loss on some of the samples, whose advantages stand in `advantage`.
-local function learn(model, part, advantage)
-  local out = model:score(part, { grad = true })
+-- Adds the gradient of PPO's loss on some of the samples.
+local function learn(model, part)
+  local out, advantage = model:score(part, { grad = true }), {}
+  for i, sample in ipairs(part) do
+    advantage[i] = sample.advantage
+  end
+  advantage = tensor.new(advantage)
   local ratio = (out.logprobs:segment_sum(out.offsets) * 1e-3):exp();
   (-(ratio * advantage):minimum(ratio:clamp(0.9, 1.1) * advantage):sum() / options.batch):backward()
 end
 
 -- One PPO minibatch: score, backward, AdamW; the adapter alone learns.
 local function minibatch(model, opt, samples)
-  local advantage, from = tensor.linspace(-1, 1, #samples):tolist(), 0
   model:zero_grad()
   for _, part in ipairs(model:micro_batches(samples)) do
-    learn(model, part, tensor.new(table.move(advantage, from + 1, from + #part, 1, {})))
-    from = from + #part
+    learn(model, part)
   end
   opt:step { lr = 1e-5, max_norm = 1 }
 end
@@ -167,7 +169,8 @@ local function update(model)
   local opt, sets = model:optimizer {}, {}
   for i = 0, options.times do
     sets[i] = samples_of(options.batch, 1000 * i)
-    for _, sample in ipairs(sets[i]) do
+    for k, sample in ipairs(sets[i]) do
+      sample.advantage = 2 * k / options.batch - 1
       model:view(sample.images[1]) -- its patches are ready, as the peer's are
     end
   end
