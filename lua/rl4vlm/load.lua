@@ -1,5 +1,6 @@
 -- load.lua - the model of a run: which folder, with which options.
 local pixel_cache = require "rl4vlm.pixel_cache"
+local placeholders = require "rl4vlm.placeholders"
 local rng = require "rl4vlm.rng"
 local rollout = require "rl4vlm.rollout"
 local sizes = require "rl4vlm.sizes"
@@ -14,14 +15,6 @@ end
 
 local MARGIN = 64 -- tokens by which later prompts may be longer than the first
 
-local function image_rows(opened, ids)
-  local rows = 0
-  for _, id in ipairs(ids) do
-    rows = rows + (id == opened.image_token and 1 or 0)
-  end
-  return rows
-end
-
 -- What a prompt's image takes, where it is most of the prompt.
 local function of_image(rows, prompt)
   return 2 * rows > prompt and (" (%d for its image: settings of `image` change that)"):format(rows) or ""
@@ -33,7 +26,8 @@ local function max_tokens(settings, opened)
   local s = slot.new(rollout.shared(settings, opened, "train", 1.0))
   s:begin(1)
   local ids, answer, positions = s:prompt(), settings.sampling.max_new_tokens, opened.arch.text.max_positions
-  local prompt, rows, room = #ids, image_rows(opened, ids), settings.max_tokens > 0 and settings.max_tokens or positions
+  local prompt, rows = #ids, placeholders.rows(opened, ids)
+  local room = settings.max_tokens > 0 and settings.max_tokens or positions
   if prompt + answer > room then
     error(("sampling.max_new_tokens: wanted at most %d: a first prompt takes %d%s of %s, got %d"):format(
       math.max(room - prompt, 0), prompt, of_image(rows, prompt),

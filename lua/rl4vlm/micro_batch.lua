@@ -3,15 +3,19 @@
 -- The loss of a minibatch is a sum over its samples, so its gradient may be gathered part by part: each part's
 -- activations are kept for its backward pass and then forgotten, nothing is computed twice, and memory hangs on the
 -- part's rows, not on the minibatch's.
+local placeholders = require "rl4vlm.placeholders"
+
 local M = {}
 
--- Rows that a sample takes of a piece, and how many of them are its images'.
-local function rows_of(sample, image_token)
-  local images = 0
-  for _, id in ipairs(sample.ids) do
-    images = images + (id == image_token and 1 or 0)
+---Tokens of all answers, what means over tokens are taken over.
+---@param samples table[]
+---@return integer
+function M.tokens(samples)
+  local tokens = 0
+  for _, sample in ipairs(samples) do
+    tokens = tokens + #sample.answer
   end
-  return #sample.ids + #sample.answer, images
+  return tokens
 end
 
 ---Cuts samples, in their order, into parts that each fit one piece of the model's memory.
@@ -21,7 +25,7 @@ end
 function M.cut(model, samples)
   local parts, rows, images = {}, 0, 0
   for _, sample in ipairs(samples) do
-    local more, more_images = rows_of(sample, model.image_token)
+    local more, more_images = #sample.ids + #sample.answer, placeholders.rows(model, sample.ids)
     local part = parts[#parts]
     if not part or rows + more > model.max_rows or images + more_images > model.image_rows then
       part, rows, images = {}, 0, 0

@@ -20,6 +20,18 @@ function M.count(text, mark)
   return n
 end
 
+---Tokens of a prompt that stand for rows of its images.
+---@param model table image_token
+---@param ids integer[]
+---@return integer
+function M.rows(model, ids)
+  local rows = 0
+  for _, id in ipairs(ids) do
+    rows = rows + (id == model.image_token and 1 or 0)
+  end
+  return rows
+end
+
 -- Ids of a text with marks in it; a mark that is no token of the vocabulary parts texts that are encoded one by one,
 -- as LLaVA's authors did.
 local function encode(model, text, mark)

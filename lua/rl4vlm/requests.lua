@@ -139,10 +139,7 @@ end
 
 -- The tokens of the images; those of the prompt must be as many.
 local function check_images(model, where, ids, images)
-  local rows, wanted = 0, 0
-  for _, id in ipairs(ids) do
-    rows = rows + (id == model.image_token and 1 or 0)
-  end
+  local rows, wanted = placeholders.rows(model, ids), 0
   for i, picture in ipairs(images) do
     wanted = wanted + at(("%s: images[%d]"):format(where, i), model.rows, model, picture)
   end

@@ -5,6 +5,7 @@
 -- Prompts carry no loss; samples of a batch are packed, not padded. One pass over the samples.
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
+local micro_batch = require "rl4vlm.micro_batch"
 
 local M = {}
 
@@ -40,10 +41,7 @@ end
 ---@return number loss
 ---@return integer tokens
 function M.learn(model, samples)
-  local tokens, sum = 0, 0.0
-  for _, sample in ipairs(samples) do
-    tokens = tokens + #sample.answer
-  end
+  local tokens, sum = micro_batch.tokens(samples), 0.0
   for _, part in ipairs(model:micro_batches(samples)) do
     local loss = -model:score(part, { grad = true }).logprobs:sum() / tokens
     loss:backward()

@@ -1,4 +1,5 @@
 -- update.lua - one PPO update: epochs of minibatches over a rollout, and the guards around them.
+local micro_batch = require "rl4vlm.micro_batch"
 local rng = require "rl4vlm.rng"
 local split = require "rl4vlm.split"
 local stats = require "rl4vlm.stats"
@@ -186,7 +187,7 @@ end
 
 -- One part of a minibatch: score, loss, guards, backward. `seen` gathers what all parts came to: the loss's parts by
 -- name, log-ratios of samples, differences of tokens.
-local function micro_batch(u, steps, batch, where, seen)
+local function learn(u, steps, batch, where, seen)
   local o, first = u.settings.algorithm, #seen.log_ratios
   local out = u.model:score(batch_of(steps), {
     temperature = u.settings.sampling.temperature,
@@ -208,14 +209,11 @@ end
 
 -- One minibatch: its parts' gradients, and a step. Returns the mean KL to the old policy.
 local function minibatch(u, steps, advantages, where, sums)
-  local o, settings, tokens = u.settings.algorithm, u.settings, 0
+  local o, settings, tokens = u.settings.algorithm, u.settings, micro_batch.tokens(steps)
   local seen = { log_ratios = {}, diffs = {} }
-  for _, step in ipairs(steps) do
-    tokens = tokens + #step.answer
-  end
   u.model:zero_grad()
   for _, part in ipairs(M.splits(o) and u.model:micro_batches(steps) or { steps }) do
-    micro_batch(u, part, loss_batch(part, settings, advantages, #steps, tokens), where, seen)
+    learn(u, part, loss_batch(part, settings, advantages, #steps, tokens), where, seen)
   end
   if not sums.diff_max then
     local mean, max = stats.spread(seen.diffs)
