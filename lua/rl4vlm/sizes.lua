@@ -70,8 +70,8 @@ end
 ---@return integer
 function M.rows(arch, options, batch)
   if batch and batch.split then
-    local samples = math.min(batch.samples, math.max(1, ROWS // batch.tokens))
-    return math.max(options.max_rows, samples * batch.tokens)
+    local samples = math.max(1, ROWS // batch.tokens)
+    return math.max(options.max_rows, math.min(samples, batch.samples or samples) * batch.tokens)
   end
   return math.max(options.max_rows, whole_rows(arch, options, batch or {}))
 end

@@ -6,6 +6,7 @@ local micro_batch = require "rl4vlm.micro_batch"
 local ppo = require "rl4vlm.ppo"
 local rng = require "rl4vlm.rng"
 local sft = require "rl4vlm.sft"
+local sizes = require "rl4vlm.sizes"
 local tensor = require "rl4vlm.tensor"
 local tiny = require "support.tiny"
 local update = require "rl4vlm.update"
@@ -14,11 +15,11 @@ local vlm = require "rl4vlm.vlm"
 local SAMPLES, IMAGE = 7, 3
 
 local function sizes_of(parts)
-  local sizes = {}
+  local list = {}
   for i, part in ipairs(parts) do
-    sizes[i] = #part
+    list[i] = #part
   end
-  return sizes
+  return list
 end
 
 local function sample(rows, images)
@@ -41,6 +42,16 @@ describe("micro-batches", function()
     end
     assert.same(samples, order)
     assert.same({}, micro_batch.cut(model, {}))
+  end)
+
+  it("take about 1024 rows of memory, of whole sequences, and no more than the minibatch has", function()
+    local function rows(longest, samples, tokens)
+      return sizes.rows({}, { max_rows = longest }, { samples = samples, tokens = tokens, split = true })
+    end
+    assert.equal(819, rows(273, 16, 273))
+    assert.equal(819, rows(273, nil, 273))
+    assert.equal(546, rows(273, 2, 273))
+    assert.equal(2000, rows(2000, 16, 1500))
   end)
 end)
 

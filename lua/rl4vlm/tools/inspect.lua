@@ -71,6 +71,7 @@ local function plans(model, o)
     options.device, options.dtype, options.threads = o.device, o.dtype, o.threads
     options.base = use ~= "full" and o.base or nil -- a quantised base does not learn
     options.slots, options.max_tokens = o.slots, o["max-tokens"]
+    options.batch = { tokens = o["max-tokens"], split = true } -- as updates run
     result[use] = model:plans_for(options)
   end
   return result
