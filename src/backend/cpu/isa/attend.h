@@ -96,15 +96,8 @@ static inline void hide(float *p, span v) {
 
 // Scores of queries against a block's keys.
 static inline tile score_tile(float *s, const float *q, int64_t ldq, const float *keys, int64_t d) {
-    return (tile){.c = s,
-                  .ldc = KEYS,
-                  .a = q,
-                  .ar = ldq,
-                  .at = 1,
-                  .b = keys,
-                  .ldb = KEYS,
-                  .steps = d,
-                  .near = true};
+    return (tile){
+        .c = s, .ldc = KEYS, .a = q, .ar = ldq, .at = 1, .b = keys, .ldb = KEYS, .steps = d};
 }
 
 // Columns of them when the keys before `end` are wanted.

@@ -145,16 +145,16 @@ static void pass_over(const tile *t, int64_t cols) {
         n = cols - col < 4 * NC ? cols - col : 4 * NC;
         switch (n / NC) {
         case 1:
-            tile_one(1, 2, B_F32, false, t, 0, col, (fetch){0, 0});
+            tile_one(1, 2, B_F32, 0, t, 0, col, 0);
             break;
         case 2:
-            tile_one(1, 4, B_F32, false, t, 0, col, (fetch){0, 0});
+            tile_one(1, 4, B_F32, 0, t, 0, col, 0);
             break;
         case 3:
-            tile_one(1, 6, B_F32, false, t, 0, col, (fetch){0, 0});
+            tile_one(1, 6, B_F32, 0, t, 0, col, 0);
             break;
         default:
-            tile_one(1, 8, B_F32, false, t, 0, col, (fetch){0, 0});
+            tile_one(1, 8, B_F32, 0, t, 0, col, 0);
             break;
         }
     }
@@ -189,8 +189,7 @@ static void attend_block(queries *t, const float *keys, int64_t b, int64_t len, 
                                                           .b = keys + KEYS * d,
                                                           .ldb = p,
                                                           .steps = end < KEYS ? end : KEYS,
-                                                          .load = true,
-                                                          .near = true};
+                                                          .load = true};
     multiply(&qk, far, t->rows, score_width(end));
     for (int64_t r = 0; r < t->rows; r++) {
         v[r] = seen(a, t->pos + r * t->step, len, b * KEYS);

@@ -106,8 +106,7 @@ static void add_keys(const area *w, float *dkeys, const float *s, const float *x
                   .b = x + first * width,
                   .ldb = width,
                   .steps = w->rows - first,
-                  .load = true,
-                  .near = true};
+                  .load = true};
         tile_f32(&t, least(n, w->keys - k), width);
     }
 }
@@ -125,8 +124,7 @@ static void add_queries(const area *w, float *dq, const float *s, const float *k
                   .b = keys,
                   .ldb = width,
                   .steps = keys_of(w, r, some),
-                  .load = true,
-                  .near = true};
+                  .load = true};
         tile_f32(&t, some, width);
     }
 }

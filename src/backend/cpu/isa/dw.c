@@ -132,7 +132,7 @@ RV_INLINE void whole_strips(const tile_kind kind, tile t, int64_t n, plan *next)
         }
         ask(&next->dy, next->dy_lines);
         ask(next->x, next->x_lines);
-        tile_one(MR, 2, kind, false, &t, 0, 0, (fetch){0, 0});
+        tile_one(MR, 2, kind, 0, &t, 0, 0, 0);
         t.a = (const float *)t.a + STRIP;
         t.c += MR * RV_PANEL;
     }
@@ -153,7 +153,7 @@ static const tile_kind WORDS = B_F32; // rounded floats
 #endif
 
 static __attribute__((noinline)) void rest_words(const tile *t, int64_t rows) {
-    tile_block(WORDS, t, rows, NC);
+    tile_block(WORDS, false, t, rows, NC);
 }
 
 // Strips k0..k1-1 of X against NC columns of dY, all in place.

@@ -24,31 +24,47 @@ enum {
     WAIT_ROWS = 4           // rows that take less time than their weights
 };
 
-static __attribute__((noinline)) void tile_bf16(const tile *t, int64_t rows) {
-    tile_block(B_BF16, t, rows, RV_PANEL);
+// A panel's steps in place, strides known to the compiler.
+RV_INLINE tile panel_tile(const tile_kind kind, const tile *t) {
+    tile u = *t;
+    u.at = kind == B_PAIR ? PAIR_WIDTH : 1;
+    u.ldb = RV_PANEL;
+    return u;
 }
 
-static __attribute__((noinline)) void tile_f16(const tile *t, int64_t rows) {
-    tile_block(B_F16, t, rows, RV_PANEL);
+// Few rows times a panel's steps, which stream from memory.
+RV_INLINE void stream_tiles(const tile_kind kind, const tile *t, int64_t rows) {
+    const tile u = panel_tile(kind, t);
+    tile_block(kind, true, &u, rows, RV_PANEL);
 }
 
-static __attribute__((noinline)) void tile_pair(const tile *t, int64_t rows) {
-    tile_block(B_PAIR, t, rows, RV_PANEL);
+static __attribute__((noinline)) void stream_f32(const tile *t, int64_t rows) {
+    stream_tiles(B_F32, t, rows);
+}
+
+static __attribute__((noinline)) void stream_bf16(const tile *t, int64_t rows) {
+    stream_tiles(B_BF16, t, rows);
+}
+
+static __attribute__((noinline)) void stream_f16(const tile *t, int64_t rows) {
+    stream_tiles(B_F16, t, rows);
+}
+
+static __attribute__((noinline)) void stream_pair(const tile *t, int64_t rows) {
+    stream_tiles(B_PAIR, t, rows);
 }
 
 // Many rows times a panel's steps; at every tile some lines of what comes next are asked for.
 RV_INLINE void near_tiles(const tile_kind kind, const tile *t, int64_t rows, ahead *next,
                           int64_t lines) {
-    tile u = *t; // strides known to the compiler
-    u.at = kind == B_PAIR ? PAIR_WIDTH : 1;
-    u.ldb = RV_PANEL;
+    tile u = panel_tile(kind, t);
     for (int64_t row = 0, high; row < rows; row += high) {
         high = tile_height(rows - row);
         for (int i = 0; i < MR; i++) { // the next tile's sums, needed as soon as it begins
             __builtin_prefetch(u.c + (row + high + i) * u.ldc, 1, 3);
         }
         ask(next, lines);
-        tile_high(kind, false, &u, high, row, 0, (fetch){0, 0});
+        tile_high(kind, 0, &u, high, row, 0, 0);
     }
 }
 
@@ -108,23 +124,23 @@ static void stream_rows(const block *k, const product *g) {
     }
 }
 
-static void tile_stored(tile *t, const block *k, const product *g, int64_t s0) {
+static void stream_stored(tile *t, const block *k, const product *g, int64_t s0) {
     const int64_t rows = k->rows;
     if (g->paired) {
         t->ar = steps_of(g) / 2 * PAIR_WIDTH;
         t->a = rounded_rows(k, g) + s0 / 2 * PAIR_WIDTH;
-        t->at = PAIR_WIDTH;
         t->steps /= 2;
-        tile_pair(t, rows);
+        stream_pair(t, rows);
         return;
     }
+    t->ar = g->k;
     t->a = g->x + k->row0 * g->k + s0;
     if (g->store == RV_F32) {
-        tile_f32(t, rows, RV_PANEL);
+        stream_f32(t, rows);
     } else if (g->store == RV_BF16) {
-        tile_bf16(t, rows);
+        stream_bf16(t, rows);
     } else {
-        tile_f16(t, rows);
+        stream_f16(t, rows);
     }
 }
 
@@ -149,14 +165,11 @@ static void stream_product(const block *k, const product *g, const sums *to, int
         for (int64_t i = 0; i < panels; i++) {
             tile t = {.c = to->c[i],
                       .ldc = to->ldc[i],
-                      .ar = g->k,
-                      .at = 1,
                       .b = steps_at(g, p + i, s0),
-                      .ldb = RV_PANEL,
                       .steps = all - s0 < most ? all - s0 : most,
                       .load = s0 > 0,
                       .next = next_steps(g, p, i, panels, s0, most)};
-            tile_stored(&t, k, g, s0);
+            stream_stored(&t, k, g, s0);
         }
     }
 }

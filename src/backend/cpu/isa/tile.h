@@ -5,6 +5,8 @@
 // loop with other strides, so an element's bits never depend on the tile it fell into.
 #pragma once
 
+#include "ahead.h"
+#include "cpu.h"
 #include "vec.h"
 
 // How the elements of B are kept.
@@ -24,8 +26,7 @@ typedef struct {
     int64_t ldb;    // of B's steps, in elements (pairs)
     int64_t steps;
     bool load;        // start from C instead of zero
-    bool near;        // B is in the first caches
-    const void *next; // what B will be next time, or NULL: fetched while this one is multiplied
+    const void *next; // what a B far away will be next time, one line after another
 } tile;
 
 // A register tile is MR rows by NC columns.
@@ -59,26 +60,20 @@ RV_INLINE vf load_b(const tile_kind kind, const void *b, int64_t i) {
     }
 }
 
-// Steps that B is asked for ahead of its use; a panel's next steps follow in memory, and asking
-// beyond its end is harmless.
-enum { AHEAD = 16 };
+RV_INLINE int size_of(const tile_kind kind) { return kind == B_BF16 || kind == B_F16 ? 2 : 4; }
 
-// Where a tile asks from: its own steps further on, or, when these are near already, a part of what
-// comes next, spread over the tiles so that memory has time.
-typedef struct {
-    uintptr_t from;
-    int shift; // a step's share of `next`'s steps: 1, 1/2, 1/4 ...
-} fetch;
-
-RV_INLINE void prefetch_b(const tile_kind kind, const fetch *f, int64_t s, int64_t ldb,
-                          const int nv) {
-    const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
-    const char *p = (const char *)(f->from + (uintptr_t)((s >> f->shift) * ldb * size));
+// Asks for the next lines; a constant number of them at every four steps, so that memory has time.
+RV_INLINE void ask_lines(const int lines, uintptr_t *from) {
     RV_UNROLL
-    for (int at = 0; at < nv * VL * size; at += 64) {
-        __builtin_prefetch(p + at, 0, 3);
+    for (int i = 0; i < lines; i++) {
+        __builtin_prefetch((const char *)*from + i * LINE, 0, 3);
     }
+    *from += (uintptr_t)(lines * LINE);
 }
+
+// Steps in one turn of a loop. With more vectors than two, gcc would move sums from register to
+// register; without a fused multiply-add every one of them is a page of code.
+RV_INLINE int group_of(const int nv) { return nv == 2 && VL > 4 ? 4 : 1; }
 
 #if PAIR_WIDTH == 1
 // acc += odd product, then acc += even product.
@@ -163,15 +158,21 @@ RV_INLINE void step_pair(const int mr, const int nv, vf acc[][MAX_NV], const pai
 #endif
 }
 
-RV_INLINE void steps_pair(const int mr, const int nv, const bool far, vf acc[][MAX_NV],
-                          const tile *t, const pair_t *a0, int64_t col, const fetch *f) {
+RV_INLINE void steps_pair(const int mr, const int nv, const int lines, vf acc[][MAX_NV],
+                          const tile *t, const pair_t *a, int64_t col, uintptr_t next) {
     const uint32_t *b = (const uint32_t *)t->b + col;
-    const int64_t ar = t->ar, at = t->at, ldb = t->ldb, steps = t->steps;
-    for (int64_t s = 0; s < steps; s++) {
-        if (far) {
-            prefetch_b(B_PAIR, f, s, ldb, nv);
+    const int64_t ar = t->ar, at = t->at, ldb = t->ldb;
+    const int group = group_of(nv);
+    int64_t s = 0;
+    for (; s + group <= t->steps; s += group) {
+        ask_lines((lines * group + 3) / 4, &next);
+        RV_UNROLL
+        for (int u = 0; u < group; u++, a += at, b += ldb) {
+            step_pair(mr, nv, acc, a, ar, b);
         }
-        step_pair(mr, nv, acc, a0 + s * at, ar, b + s * ldb);
+    }
+    for (; s < t->steps; s++, a += at, b += ldb) {
+        step_pair(mr, nv, acc, a, ar, b);
     }
 }
 
@@ -186,7 +187,12 @@ RV_INLINE void step_single(const int mr, const int nv, const tile_kind kind, vf 
     }
     RV_UNROLL
     for (int i = 0; i < mr; i++) {
-        vf av = vsplat(a[i / 3][i % 3 * ar]);
+        const float *ai = a[i / 3] + i % 3 * ar;
+        if (nv == 2) {
+            vfma_row(nv, acc[i], ai, bv);
+            continue;
+        }
+        const vf av = vsplat(*ai); // some of bv may stay in memory
         RV_UNROLL
         for (int v = 0; v < nv; v++) {
             acc[i][v] = vfma(av, bv[v], acc[i][v]);
@@ -194,32 +200,32 @@ RV_INLINE void step_single(const int mr, const int nv, const tile_kind kind, vf 
     }
 }
 
-RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, const bool far,
+RV_INLINE void steps_single(const int mr, const int nv, const tile_kind kind, const int lines,
                             vf acc[][MAX_NV], const tile *t, const float *a0, int64_t col,
-                            const fetch *f) {
-    const int64_t ar = t->ar, at = t->at, ldb = t->ldb, steps = t->steps;
-    const int size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
-    const char *b = (const char *)t->b + col * size;
+                            uintptr_t next) {
+    const int64_t ar = t->ar, at = t->at, ldb = t->ldb * size_of(kind);
+    const char *b = (const char *)t->b + col * size_of(kind);
     const float *a[4] = {a0, a0 + 3 * ar, a0 + 6 * ar, a0 + 9 * ar};
-    if (far) {
-        for (int64_t s = 0; s < steps; s++, b += ldb * size) {
-            prefetch_b(kind, f, s, ldb, nv);
+    const int group = group_of(nv);
+    int64_t s = 0;
+    for (; s + group <= t->steps; s += group) {
+        ask_lines((lines * group + 3) / 4, &next);
+        RV_UNROLL
+        for (int u = 0; u < group; u++, b += ldb) {
             step_single(mr, nv, kind, acc, a, ar, b);
             a[0] += at, a[1] += at, a[2] += at, a[3] += at;
         }
-        return;
     }
-    RV_UNROLL_4
-    for (int64_t s = 0; s < steps; s++, b += ldb * size) {
+    for (; s < t->steps; s++, b += ldb) {
         step_single(mr, nv, kind, acc, a, ar, b);
         a[0] += at, a[1] += at, a[2] += at, a[3] += at;
     }
 }
 
-// mr rows, nv vectors of columns; mr, nv, kind and far are constants of each inlined copy. `far`:
-// B is not in the first cache yet, or not for many rows, and is asked for ahead.
-RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const bool far,
-                        const tile *t, int64_t row, int64_t col, fetch f) {
+// mr rows, nv vectors of columns; mr, nv, kind and lines, those to ask for from `next` on at every
+// four steps, are constants of each inlined copy.
+RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const int lines,
+                        const tile *t, int64_t row, int64_t col, uintptr_t next) {
     vf acc[MR][MAX_NV];
     const int64_t ldc = t->ldc;
     float *c = t->c + row * ldc + col;
@@ -235,34 +241,14 @@ RV_INLINE void tile_one(const int mr, const int nv, const tile_kind kind, const 
         }
     }
     if (kind == B_PAIR) {
-        steps_pair(mr, nv, far, acc, t, (const pair_t *)t->a + row * t->ar, col, &f);
+        steps_pair(mr, nv, lines, acc, t, (const pair_t *)t->a + row * t->ar, col, next);
     } else {
-        steps_single(mr, nv, kind, far, acc, t, (const float *)t->a + row * t->ar, col, &f);
+        steps_single(mr, nv, kind, lines, acc, t, (const float *)t->a + row * t->ar, col, next);
     }
     RV_UNROLL
     for (int i = 0; i < mr * nv; i++) {
         vstore(c + i / nv * ldc + i % nv * VL, acc[i / nv][i % nv]);
     }
-}
-
-static inline fetch fetch_ahead(const tile_kind kind, const tile *t, int64_t col) {
-    const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
-    return (fetch){(uintptr_t)t->b + (uintptr_t)((AHEAD * t->ldb + col) * size), 0};
-}
-
-// What tile number i of n in a column asks for: the last ones share the same column of what comes
-// next, or the next column.
-static inline fetch fetch_next(const tile_kind kind, const tile *t, int64_t col, int64_t cols,
-                               int64_t i, int64_t n) {
-    const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
-    int shift = n > 8 ? 3 : n > 4 ? 2 : n > 2 ? 1 : 0;
-    int64_t part = i - (n - ((int64_t)1 << shift));
-    if (part < 0 || (!t->next && (n == 1 || col + NC >= cols))) {
-        return fetch_ahead(kind, t, col);
-    }
-    uintptr_t from = t->next ? (uintptr_t)t->next + (uintptr_t)(col * size)
-                             : (uintptr_t)t->b + (uintptr_t)((col + NC) * size);
-    return (fetch){from + (uintptr_t)((part * t->steps >> shift) * t->ldb * size), shift};
 }
 
 // Rows of the next tile when `left` are to come: as even as they can be, since tiles of four rows
@@ -277,114 +263,132 @@ static inline int64_t tile_height(int64_t left) {
 }
 
 // A tile of a height that tile_height gives.
-RV_INLINE void tile_high(const tile_kind kind, const bool far, const tile *t, int64_t high,
-                         int64_t row, int64_t col, fetch f) {
+RV_INLINE void tile_high(const tile_kind kind, const int lines, const tile *t, int64_t high,
+                         int64_t row, int64_t col, uintptr_t next) {
     switch (high) {
     case MR:
-        tile_one(MR, 2, kind, far, t, row, col, f);
+        tile_one(MR, 2, kind, lines, t, row, col, next);
         break;
 #if MR > 8
     case 8:
-        tile_one(8, 2, kind, far, t, row, col, f);
+        tile_one(8, 2, kind, lines, t, row, col, next);
         break;
 #else
     case 5:
-        tile_one(5, 2, kind, far, t, row, col, f);
+        tile_one(5, 2, kind, lines, t, row, col, next);
         break;
 #endif
     case 4:
-        tile_one(4, 2, kind, far, t, row, col, f);
+        tile_one(4, 2, kind, lines, t, row, col, next);
         break;
     case 3:
-        tile_one(3, 2, kind, far, t, row, col, f);
+        tile_one(3, 2, kind, lines, t, row, col, next);
         break;
     case 2:
-        tile_one(2, 2, kind, far, t, row, col, f);
+        tile_one(2, 2, kind, lines, t, row, col, next);
         break;
     case 1:
-        tile_one(1, 2, kind, far, t, row, col, f);
+        tile_one(1, 2, kind, lines, t, row, col, next);
         break;
     default:
         __builtin_unreachable();
     }
 }
 
-enum { FEW = 4 }; // tiles in a column; more of them need no fetching: the first brings B near
+// Lines of what comes next, as wide as a panel, to ask for at every four steps when `tiles` pass
+// over each of its columns: all of them, or some more.
+RV_INLINE int lines_each(const tile_kind kind, const int tiles) {
+    const int all = 4 * RV_PANEL * size_of(kind) / LINE;
+    const int parts = tiles * (RV_PANEL / NC);
+    return (all + parts - 1) / parts;
+}
 
-// Tiles of four rows and more; returns the first row left over.
-RV_INLINE int64_t tile_column(const tile_kind kind, const tile *t, int64_t rows, int64_t col,
-                              int64_t cols) {
-    int64_t row = 0, i = 0, high, n = (rows + MR - 1) / MR;
-    const bool near = t->near || n > FEW;
-    for (; (high = tile_height(rows - row)) >= 4; row += high) {
-        if (near) {
-            tile_high(kind, false, t, high, row, col, (fetch){0, 0});
-        } else {
-            tile_high(kind, true, t, high, row, col, fetch_next(kind, t, col, cols, i++, n));
-        }
+// Tiles of four rows and more, each of which asks for a part of what comes next. Returns the first
+// row left over.
+RV_INLINE int64_t column_asking(const tile_kind kind, const int lines, const tile *t, int64_t rows,
+                                int64_t col) {
+    const int64_t part = t->steps / 4 * lines * LINE;
+    uintptr_t next = (uintptr_t)t->next + (uintptr_t)(col / NC * part);
+    int64_t row = 0;
+    for (int64_t high; (high = tile_height(rows - row)) >= 4; row += high) {
+        tile_high(kind, lines, t, high, row, col, next);
+        next += (uintptr_t)(RV_PANEL / NC * part);
     }
     return row;
 }
 
-static inline fetch fetch_rest(const tile_kind kind, const tile *t, int64_t row, int64_t col) {
-    const int64_t size = kind == B_BF16 || kind == B_F16 ? 2 : 4;
-    return t->next && row == 0 ? (fetch){(uintptr_t)t->next + (uintptr_t)(col * size), 0}
-                               : fetch_ahead(kind, t, col);
+RV_INLINE int64_t tile_column(const tile_kind kind, const bool far, const tile *t, int64_t rows,
+                              int64_t col) {
+    if (far && rows <= MR) {
+        return column_asking(kind, lines_each(kind, 1), t, rows, col);
+    } else if (far && rows <= 2 * MR) {
+        return column_asking(kind, lines_each(kind, 2), t, rows, col);
+    } else if (far && rows <= 4 * MR) {
+        return column_asking(kind, lines_each(kind, 3), t, rows, col);
+    }
+    return column_asking(kind, 0, t, rows, col); // the first of many tiles brings B near
 }
 
-// One to three rows: more columns at once keep enough chains in flight.
-RV_INLINE void tile_rest(const tile_kind kind, const tile *t, int64_t row, int64_t rows,
-                         int64_t cols) {
-    if (rows == 1 && cols % (4 * NC) == 0) {
-        for (int64_t col = 0; col < cols; col += 4 * NC) {
-            tile_one(1, 8, kind, true, t, row, col, fetch_ahead(kind, t, col));
+// One to three rows, nv vectors of columns.
+RV_INLINE void tile_low(const int nv, const tile_kind kind, const int lines, const tile *t,
+                        int64_t row, int64_t rows, int64_t col, uintptr_t next) {
+    switch (rows) {
+    case 3:
+        if (kind != B_F32 && nv > 2) { // one register too many
+            tile_one(3, 2, kind, lines, t, row, col, next);
+            tile_one(3, 2, kind, 0, t, row, col + NC, 0);
+        } else {
+            tile_one(3, nv, kind, lines, t, row, col, next);
         }
-        return;
-    }
-    for (int64_t col = 0; col < cols; col += 2 * NC) {
-        switch (rows) {
-        case 3:
-            if (kind != B_F32) { // four vectors would be one register too many
-                tile_one(3, 2, kind, true, t, row, col, fetch_rest(kind, t, row, col));
-                tile_one(3, 2, kind, true, t, row, col + NC, fetch_rest(kind, t, row, col + NC));
-            } else {
-                tile_one(3, 4, kind, true, t, row, col, fetch_rest(kind, t, row, col));
-            }
-            break;
-        case 2:
-            tile_one(2, 4, kind, true, t, row, col, fetch_rest(kind, t, row, col));
-            break;
-        case 1:
-            tile_one(1, 4, kind, true, t, row, col, fetch_rest(kind, t, row, col));
-            break;
-        default:
-            break;
-        }
+        break;
+    case 2:
+        tile_one(2, nv, kind, lines, t, row, col, next);
+        break;
+    case 1:
+        tile_one(1, nv, kind, lines, t, row, col, next);
+        break;
+    default:
+        break;
     }
 }
 
-// Any number of rows; columns a multiple of NC.
-RV_INLINE void tile_block(const tile_kind kind, const tile *t, int64_t rows, int64_t cols) {
-    int64_t rest = 0;
-    for (int64_t col = 0; col < cols; col += NC) {
-        rest = tile_column(kind, t, rows, col, cols);
-    }
+// The rows that are left, one to three: more columns at once keep enough chains in flight. They ask
+// for what no tile before them asked for.
+RV_INLINE void tile_rest(const tile_kind kind, const int lines, const tile *t, int64_t row,
+                         int64_t rows, int64_t cols) {
+    const int64_t size = t->steps * RV_PANEL * size_of(kind);
+    uintptr_t next = (uintptr_t)t->next + (uintptr_t)(row ? size / 2 : 0);
     if (VL < 16 && cols % (2 * NC) == 0) {
-        tile_rest(kind, t, rest, rows - rest, cols);
+        for (int64_t col = 0; col < cols; col += 2 * NC) {
+            tile_low(4, kind, 2 * lines, t, row, rows, col, next);
+            next += (uintptr_t)(t->steps / 4 * 2 * lines * LINE);
+        }
         return;
     }
     for (int64_t col = 0; col < cols; col += NC) {
-        int64_t row = rest;
-        for (; row + 2 <= rows; row += 2) {
-            tile_one(2, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
-        }
-        for (; row < rows; row++) {
-            tile_one(1, 2, kind, true, t, row, col, fetch_ahead(kind, t, col));
-        }
+        tile_low(2, kind, lines, t, row, rows, col, next);
+        next += (uintptr_t)(t->steps / 4 * lines * LINE);
     }
 }
 
-// Out of line: one copy per file and kind.
+// Any number of rows; columns a multiple of NC. Where B is far away, in memory, its next lines are
+// asked for meanwhile: then `cols` are a panel's.
+RV_INLINE void tile_block(const tile_kind kind, const bool far, const tile *t, int64_t rows,
+                          int64_t cols) {
+    int64_t row = 0;
+    for (int64_t col = 0; col < cols; col += NC) {
+        row = tile_column(kind, far, t, rows, col);
+    }
+    if (far && row == 0) {
+        tile_rest(kind, lines_each(kind, 1), t, row, rows - row, cols);
+    } else if (far) {
+        tile_rest(kind, lines_each(kind, 2), t, row, rows - row, cols);
+    } else {
+        tile_rest(kind, 0, t, row, rows - row, cols);
+    }
+}
+
+// Out of line: one copy per file that has B near.
 static __attribute__((noinline, unused)) void tile_f32(const tile *t, int64_t rows, int64_t cols) {
-    tile_block(B_F32, t, rows, cols);
+    tile_block(B_F32, false, t, rows, cols);
 }
