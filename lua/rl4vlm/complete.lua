@@ -109,7 +109,10 @@ local function modules_in(template, word, out)
   end
 end
 
-local function modules(word)
+---Names of modules that `require` finds and that begin with `word`.
+---@param word string
+---@return string[] names  sorted; a folder's ends with a dot
+function M.modules(word)
   local found, out = {}, {}
   for name in pairs(package.preload) do
     found[name] = starts(name, word) or nil
@@ -123,7 +126,19 @@ local function modules(word)
   for name in pairs(found) do
     out[#out + 1] = name
   end
+  table.sort(out)
   return out
+end
+
+-- Adds the modules that the prompt's global `rl4vlm` loads when they are first asked for.
+local function add_own_modules(word, out)
+  local there = {}
+  for _, name in ipairs(out) do
+    there[name] = true
+  end
+  for _, name in ipairs(M.modules(word)) do
+    out[#out + 1] = not there[name] and name or nil
+  end
 end
 
 local function files(path)
@@ -166,7 +181,7 @@ function M.words(before, word)
   local text, front = open_string(before .. word)
   local out
   if text and front:match("require%s*%(?%s*$") then
-    out = modules(text)
+    out = M.modules(text)
     for i, name in ipairs(out) do
       out[i] = name:sub(#text - #word + 1)
     end
@@ -179,6 +194,9 @@ function M.words(before, word)
     end
   else
     out = fields(word)
+    if starts(word, "rl4vlm.") and rawget(_G, "rl4vlm") then
+      add_own_modules(word, out)
+    end
   end
   table.sort(out)
   return out

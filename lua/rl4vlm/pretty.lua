@@ -15,7 +15,10 @@ local function quote(s, longest)
     local from = utf8.offset(s, 0, longest + 1) or longest + 1 -- never inside a character
     s = s:sub(1, from - 1)
   end
-  local text = ("%q"):format(s):gsub("\\\n", "\\n"):gsub("\r", "\\r"):gsub("\0", "\\0")
+  local text = ("%q"):format(s):gsub("\\\n", "\\n")
+  if not utf8.len(text) then
+    text = text:gsub("[\128-\255]", function(c) return ("\\x%02x"):format(c:byte()) end)
+  end
   return cut and text .. "..." or text
 end
 
@@ -82,7 +85,7 @@ end
 local function fits(items, room)
   local length = 4
   for _, item in ipairs(items) do
-    length = length + utf8.len(item, 1, -1, true) + 2
+    length = length + (utf8.len(item) or #item) + 2
     if length > room or item:find("\n", 1, true) then
       return false
     end
@@ -148,10 +151,11 @@ function show(value, state, depth)
   return table_text(value, state, depth)
 end
 
----A value as text. A string at the top is shown as it is, as `print` does.
+---A value as text. A string at the top is shown as it is, as `print` does. Tables inside tables are opened as
+---deep as the lines allow, the outermost always.
 ---@param value any
----@param options? {width?: integer, depth?: integer, items?: integer, string?: integer}
----  columns (80), nested tables (4), entries of one table (100), characters of a nested string (200)
+---@param options? {width?: integer, depth?: integer, lines?: integer, items?: integer, string?: integer}
+---  columns (80), nested tables (4), lines (60), entries of one table (100), characters of a nested string (200)
 ---@return string
 function M.text(value, options)
   if type(value) == "string" then
@@ -160,7 +164,12 @@ function M.text(value, options)
   options = options or {}
   local state = { open = {}, width = options.width or 80, depth = options.depth or 4,
     items = options.items or 100, string = options.string or 200 }
-  return show(value, state, 0)
+  local text = show(value, state, 0)
+  while state.depth > 1 and select(2, text:gsub("\n", "\n")) >= (options.lines or 60) do
+    state.depth = state.depth - 1
+    text = show(value, state, 0)
+  end
+  return text
 end
 
 return M

@@ -81,16 +81,20 @@ local function run(f)
   end
 end
 
+local function ends_too_soon(err)
+  return err:sub(-5) == "<eof>"
+end
+
 -- Compiles an expression or statements. Returns the function; or nil and the message; or nil, nil when
--- the text is only the beginning of a statement.
+-- the text is only the beginning of either.
 local function compile(text)
-  local f = load("return " .. text, "=stdin")
+  local f, not_expression = load("return " .. text, "=stdin")
   if f then
     return f
   end
   local err
   f, err = load(text, "=stdin")
-  if not f and err:sub(-5) == "<eof>" then
+  if not f and (ends_too_soon(err) or ends_too_soon(not_expression)) then
     return nil, nil
   end
   return f, err
@@ -123,20 +127,36 @@ local function read()
       return text
     end
     local more = line.read(prompt("_PROMPT2", ">> "))
-    if not more then
-      return more == false and false or text
+    if more == nil then
+      return text
+    elseif not more then
+      return false
     end
     text = text .. "\n" .. more
   end
 end
 
+-- Our modules, without those in folders, which are parts of one.
 local function modules()
   local names = {}
-  for name in pairs(package.preload) do
-    names[#names + 1] = name:match("^rl4vlm%.(.*)$")
+  for _, name in ipairs(complete.modules("rl4vlm.")) do
+    names[#names + 1] = name:match("^rl4vlm%.([%w_]+)$")
   end
-  table.sort(names)
   return names
+end
+
+-- Words between commas, on lines of the terminal's width.
+local function wrap(words)
+  local columns, lines, row = host.term_size(), {}, ""
+  for i, word in ipairs(words) do
+    word = i < #words and word .. ", " or word
+    if #row + #word > columns and row ~= "" then
+      lines[#lines + 1], row = row, ""
+    end
+    row = row .. word
+  end
+  lines[#lines + 1] = row
+  return table.concat(lines, "\n")
 end
 
 -- ? alone: what there is.
@@ -144,7 +164,7 @@ local function overview()
   io.write("?name    help on a function or module, as ?fs.stat or ?fs\n",
     "??name   its source\n",
     "_        the last value;  Ctrl-C stops what runs, Ctrl-D ends\n",
-    "modules  (rl4vlm.NAME or require \"rl4vlm.NAME\"): ", table.concat(modules(), ", "), "\n")
+    "modules  rl4vlm.NAME, or require \"rl4vlm.NAME\":\n", wrap(modules()), "\n")
 end
 
 -- The name to look up when `name` leads to a value of ours: "Tensor:sum" for a method of one.
@@ -225,8 +245,11 @@ local function module_table()
     end
     return rawget(t, name)
   end })
-  for _, name in ipairs(modules()) do
-    t[name] = require("rl4vlm." .. name)
+  for name in pairs(package.preload) do
+    local ours = name:match("^rl4vlm%.(.*)$")
+    if ours then
+      t[ours] = require(name)
+    end
   end
   return t
 end

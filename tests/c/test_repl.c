@@ -166,6 +166,12 @@ static void reads_statements_over_lines(void **state) {
     type(t, "b]]\n");
     type(t, "#s\n");
     expect(t, "\n3\r\n");
+    type(t, "{ 10,\n");
+    type(t, "20 }\n");
+    expect(t, "\n{ 10, 20 }\r\n");
+    type(t, "7 *\n");
+    type(t, "6\n");
+    expect(t, "\n42\r\n");
 }
 
 static void completes(void **state) {
@@ -195,8 +201,8 @@ static void stops_on_ctrl_c(void **state) {
     expect(t, "interrupted!");
     type(t, "for i = 1, 2 do\n");
     type(t, "\x03");
-    expect(t, "^C");
-    type(t, "require('rl4vlm.host').interrupted(), 5\n");
+    expect(t, "^C\r\n> "); // no word of the statement that was left
+    send_keys(t, "require('rl4vlm.host').interrupted(), 5\n");
     expect(t, "false\t5\r\n");
     type(t, "os.exit(3)\n");
     assert_int_equal(wait_end(t), 3);
@@ -218,6 +224,7 @@ static void helps(void **state) {
     expect(t, "rl4vlm.fs.stat(path)");
     type(t, "?\n");
     expect(t, "modules");
+    expect(t, "recipe, ");
     type(t, "??rl4vlm.pretty.text\n");
     expect(t, "function M.text(value, options)");
     type(t, "?no.such.thing\n");

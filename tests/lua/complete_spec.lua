@@ -31,6 +31,14 @@ describe("complete.words", function()
     _G.rv_trap = nil
   end)
 
+  it("offers our modules at the prompt, loaded or not", function()
+    assert.same({}, complete.words("", "rl4vlm.pre"))
+    _G.rl4vlm = { tensor = {} }
+    assert.same({ "rl4vlm.pretty" }, complete.words("", "rl4vlm.pre"))
+    assert.same({ "rl4vlm.tensor", "rl4vlm.tensor_file", "rl4vlm.tensorboard" }, complete.words("", "rl4vlm.tensor"))
+    _G.rl4vlm = nil
+  end)
+
   it("offers modules after require and files in other strings", function()
     assert.same({ "rl4vlm.pretty" }, complete.words('require "', "rl4vlm.pre"))
     assert.same({ "rl4vlm.fs" }, complete.words("local f = require('", "rl4vlm.fs"))

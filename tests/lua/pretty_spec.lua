@@ -34,9 +34,25 @@ describe("pretty.text", function()
     assert.equal('{ "éé"... }', pretty.text({ "ééé" }, { string = 5 }))
   end)
 
+  it("opens tables inside as deep as the lines allow", function()
+    local deep = { list = {} }
+    for i = 1, 20 do
+      deep.list[i] = { name = ("n"):rep(40), more = { ("m"):rep(40) } }
+    end
+    local shallow = pretty.text(deep)
+    assert.equal(23, select(2, shallow:gsub("\n", "\n")))
+    assert.matches("list = {\n    { more = {...}, name = ", shallow)
+    assert.equal("{ list = {...} }", pretty.text(deep, { lines = 5 }))
+  end)
+
   it("takes __tostring at its word, and survives one that fails", function()
     assert.equal("me", pretty.text(setmetatable({}, { __tostring = function() return "me" end })))
     assert.equal("{ 1 }", pretty.text(setmetatable({ 1 }, { __tostring = error })))
+  end)
+
+  it("escapes what is no text", function()
+    assert.equal('{ "\\x80\\xff\\0\\27[1m\\n" }', pretty.text { "\128\255\0\27[1m\n" })
+    assert.equal('{ ["\\xff"] = 1 }', pretty.text { ["\255"] = 1 })
   end)
 
   it("says where a function comes from", function()
