@@ -16,7 +16,8 @@ typedef struct {
     int argc;
     char **argv;
     rv_host_args args;
-    int status; // the program's exit status
+    const char *script; // its path, NULL without one
+    int status;         // the program's exit status
 } host;
 
 static void print_lua_version(void) {
@@ -29,7 +30,7 @@ static void set_arg(lua_State *L, const host *h) {
     int script = h->args.script < h->argc ? h->args.script : 0;
     lua_createtable(L, h->argc - script, script + 1);
     for (int i = 0; i < h->argc; i++) {
-        lua_pushstring(L, h->argv[i]);
+        lua_pushstring(L, h->script && i == script ? h->script : h->argv[i]);
         lua_rawseti(L, -2, i - script);
     }
     lua_setglobal(L, "arg");
@@ -148,7 +149,7 @@ static bool is_recipe(lua_State *L, int index) {
 
 // Runs the script; what it returns is left as one value.
 static int run_script(lua_State *L, const host *h) {
-    const char *path = h->argv[h->args.script];
+    const char *path = h->script;
     if (strcmp(path, "-") == 0 && strcmp(h->argv[h->args.script - 1], "--") != 0) {
         path = NULL; // stdin
     }
@@ -217,6 +218,9 @@ static int protected_main(lua_State *L) {
     rv_host_find(L);
     rv_bind_preload(L);
     rv_host_set_path(L);
+    if (h->args.script < h->argc && !h->args.module) {
+        h->script = rv_host_script(L, h->argv[h->args.script]);
+    }
     set_arg(L, h);
     lua_gc(L, LUA_GCGEN, 0, 0);
     if (h->args.help || h->args.versions) {
@@ -229,7 +233,7 @@ static int protected_main(lua_State *L) {
 }
 
 int rv_host_main(int argc, char **argv) {
-    host h = {argc, argv, {0}, EXIT_FAILURE};
+    host h = {argc, argv, {0}, NULL, EXIT_FAILURE};
     int bad = rv_host_args_read(&h.args, argc, argv);
     if (bad) {
         rv_host_print_usage(argv[bad]);

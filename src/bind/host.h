@@ -23,6 +23,10 @@ const char *rv_host_root(lua_State *L);
 /// Finds both and keeps them in the registry; called once, before the modules are opened.
 void rv_host_find(lua_State *L);
 
+/// The script that `path` names: itself, or where there is none, the file of that name among ours,
+/// so that recipes/points24.lua is found from any working directory.
+const char *rv_host_script(lua_State *L, const char *path);
+
 /// Puts our Lua files before the standard package.path, the root's envs, recipes and models behind.
 void rv_host_set_path(lua_State *L);
 

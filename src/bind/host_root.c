@@ -11,6 +11,7 @@
 
 #define EXE  "rl4vlm.exe"
 #define ROOT "rl4vlm.root"
+#define OURS "rl4vlm.script"
 
 static void set_registry(lua_State *L, const char *key, const char *value) {
     lua_pushstring(L, value);
@@ -56,6 +57,17 @@ void rv_host_find(lua_State *L) {
     bool found = (env && try_root(root, env, ".")) || try_root(root, folder, "../share/rl4vlm") ||
                  try_root(root, folder, "..");
     set_registry(L, ROOT, found ? root : "");
+}
+
+const char *rv_host_script(lua_State *L, const char *path) {
+    const char *root = rv_host_root(L);
+    struct stat st;
+    if (path[0] == '/' || path[0] == '.' || !*root || stat(path, &st) == 0) {
+        return path;
+    }
+    const char *ours = lua_pushfstring(L, "%s/%s", root, path);
+    lua_setfield(L, LUA_REGISTRYINDEX, OURS); // keeps the string alive
+    return stat(ours, &st) == 0 && S_ISREG(st.st_mode) ? ours : path;
 }
 
 static void set_path(lua_State *L, const char *path) {
