@@ -13,7 +13,18 @@ Answer.__index = Answer
 
 local OPTIONS = { cot = "boolean", parse = "string", hints = "table", reads = "table" }
 
--- Raises where the keys are not what an answer can have, or an option names none of them.
+-- What is wrong with the text that an option gives for a key, or nil.
+local function fault(option, value)
+  if option == "reads" and value == true then
+    return nil
+  elseif type(value) ~= "string" then
+    return ("wanted a %s, got %s"):format(option == "reads" and "pattern" or "text", tostring(value))
+  end
+  local ok, err = pcall(string.find, "", option == "reads" and value or "")
+  return not ok and ("wanted a pattern, got %s: %s"):format(json.encode(value), err) or nil
+end
+
+-- Raises where the keys are not what an answer can have, or an option names none of them or says nothing of one.
 local function check_keys(self)
   local seen = {}
   for i, key in ipairs(self.fields) do
@@ -30,6 +41,10 @@ local function check_keys(self)
     for _, key in ipairs(suggest.keys(self[option])) do
       if not seen[key] then
         error(("json_answer: %s: %s"):format(option, suggest.unknown("key", key, self.fields)), 3)
+      end
+      local err = fault(option, self[option][key])
+      if err then
+        error(("json_answer: %s: %s: %s"):format(option, key, err), 3)
       end
     end
   end
@@ -152,6 +167,18 @@ local function in_list(list, word)
   return false
 end
 
+-- The action that a word names: itself, or one that differs only in its case.
+local function named(actions, word)
+  if in_list(actions, word) then
+    return word
+  end
+  for _, action in ipairs(actions) do
+    if action:lower() == word:lower() then
+      return action
+    end
+  end
+end
+
 -- The values stated beside the action (or, without one, in the last object that states any).
 local function stated(text, members, object_at)
   local fields = {}
@@ -191,11 +218,10 @@ local function parse_json(self, text, actions)
     local raw = text:sub(taken.first, math.min(taken.last, taken.first + 36))
     return result("unparsable", "the action is not a string: " .. json.utf8(raw), more)
   end
-  local word = value:match("^%s*(.-)%s*$"):lower()
-  if not in_list(actions, word) then
+  more.action = named(actions, value:match("^%s*(.-)%s*$"))
+  if not more.action then
     return result("illegal", ("%s is not one of the actions"):format(shown(value)), more)
   end
-  more.action = word
   return result("ok", nil, more)
 end
 
@@ -221,7 +247,7 @@ local function parse_rl4vlm(_, text, actions)
     rest = rest:gsub("10", "")
   end
   for _, action in ipairs(actions) do
-    if rest:find(action, 1, true) and not in_list(seen, action) then
+    if rest:find(action:lower(), 1, true) and not in_list(seen, action) then
       seen[#seen + 1] = action
     end
   end

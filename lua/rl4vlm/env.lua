@@ -3,6 +3,7 @@
 --- An environment says how to start, step and draw; `env.define` makes of it a module whose `new`
 --- checks options and whose instances follow Gymnasium's meaning (docs/ENVIRONMENTS.md).
 
+local place = require("rl4vlm.place")
 local rng = require("rl4vlm.rng")
 local suggest = require("rl4vlm.suggest")
 
@@ -37,6 +38,13 @@ function M.copy(value, depth)
   return t
 end
 
+-- What is wrong with a limit of steps, or nil: a negative one would be none.
+local function cap_fault(steps)
+  local n = steps == nil and 0 or math.tointeger(steps)
+  return not (n and n >= 0) and ("option 'max_steps' wants a whole number of 0 or more, got %s"):format(tostring(steps))
+    or nil
+end
+
 -- Raises when `given` has a key that `known` lacks, or a value of another type than its default.
 local function check_options(name, given, known, level)
   for key, value in pairs(given) do
@@ -47,6 +55,10 @@ local function check_options(name, given, known, level)
       error(("%s: option '%s' wants a %s, got %s (%s)"):format(name, key, type(known[key]),
         type(value), tostring(value)), level + 1)
     end
+  end
+  local err = cap_fault(given.max_steps)
+  if err then
+    error(name .. ": " .. err, level + 1)
   end
 end
 
@@ -74,19 +86,9 @@ local function stream(self, step)
   return rng.new(self.place.seed, "env", split * EPISODES + self.place.episode, step)
 end
 
--- File and line of a function that a definition holds.
-local function place_of(f)
-  local info = type(f) == "function" and debug.getinfo(f, "S")
-  if info and info.what == "Lua" then
-    return info.short_src, info.linedefined
-  end
-end
-
 -- What a definition's own function gave is not what it must give.
 local function refuse(self, what, wanted, came)
-  local file, line = place_of(self.def[what])
-  error(("%s: %s%s: wanted %s, got %s"):format(self.name, what, file and (" (%s:%d)"):format(file, line) or "",
-    wanted, came), 0)
+  error(("%s: %s: wanted %s, got %s"):format(self.name, place.named(what, self.def[what]), wanted, came), 0)
 end
 
 -- How what came looks in a message.
@@ -269,6 +271,36 @@ local DEFINITION = {
   expert = "function", answer_fields = "table", begin = "function", leave = "function", one_slot = "function",
 }
 
+-- What is wrong with the list of actions, or nil. Answers are read without blanks around them.
+local function actions_fault(actions)
+  local seen = {}
+  for i = 1, math.max(#actions, 1) do
+    local action = actions[i]
+    if type(action) ~= "string" or seen[action] then
+      return ("'actions' wants texts that differ, got %s as number %d"):format(tostring(action), i)
+    elseif not action:find("^%S") or action:find("%s$") then
+      return ("'actions' wants texts without blanks around them, got '%s' as number %d"):format(action, i)
+    end
+    seen[action] = true
+  end
+  for key in pairs(actions) do
+    if math.type(key) ~= "integer" or key < 1 or key > #actions then
+      return ("'actions' wants a list, got the key '%s'"):format(tostring(key))
+    end
+  end
+end
+
+-- What is wrong with the switches' defaults, or nil.
+local function options_fault(options)
+  for key, value in pairs(options) do
+    local ok, what = pcall(M.copy, value)
+    if not ok then
+      return ("option '%s' wants plain data (a table, number, text or boolean), got %s"):format(tostring(key), what)
+    end
+  end
+  return cap_fault(options.max_steps)
+end
+
 -- What is wrong with a definition, or nil.
 local function fault(def)
   for field, value in pairs(def) do
@@ -283,21 +315,14 @@ local function fault(def)
       return ("the definition lacks '%s'"):format(field)
     end
   end
-  local seen = {}
-  for i = 1, math.max(#def.actions, 1) do
-    local action = def.actions[i]
-    if type(action) ~= "string" or seen[action] then
-      return ("'actions' wants texts that differ, got %s as number %d"):format(tostring(action), i)
-    end
-    seen[action] = true
-  end
+  return actions_fault(def.actions) or options_fault(def.options or {})
 end
 
 -- `return env.define { ... }` is a tail call: the file is that of its functions.
 local function check_definition(def)
   local err = fault(def)
   if err then
-    local file = place_of(def.reset or def.step or def.draw)
+    local file = place.of_function(def.reset or def.step or def.draw)
     error(("%senv.define: %s"):format(file and file .. ": " or "", err), 0)
   end
 end

@@ -15,9 +15,13 @@ local function number(text)
   return tonumber(text)
 end
 
-local function finite(x)
+---Whether a value is a number that is neither infinite nor NaN.
+---@param x any
+---@return boolean
+function M.finite(x)
   return type(x) == "number" and x == x and x ~= math.huge and x ~= -math.huge
 end
+local finite = M.finite
 
 local function numbers(wanted, accept)
   return {

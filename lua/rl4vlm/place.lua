@@ -1,4 +1,4 @@
--- place.lua - where in a recipe's file a field stands, for messages.
+-- place.lua - where in a user's file a field or a function stands, for messages.
 --
 -- `return rl.recipe { ... }` is a tail call: by the time of an error nobody on the stack remembers the
 -- file. It is the script then, and the line is found by reading it.
@@ -44,6 +44,39 @@ local function field_line(lines, first, field)
     at = found
   end
   return at
+end
+
+---File and line of a function that is written in Lua.
+---@param f any
+---@return string? file
+---@return integer? line
+function M.of_function(f)
+  local info = type(f) == "function" and debug.getinfo(f, "S")
+  if info and info.what == "Lua" then
+    return info.short_src, info.linedefined
+  end
+end
+
+local function named(what, file, line)
+  return file and ("%s (%s:%d)"):format(what, file, line) or what
+end
+
+---"WHAT (FILE:LINE)": what a user's function is for, and where it stands.
+---@param what string
+---@param f any
+---@return string
+function M.named(what, f)
+  return named(what, M.of_function(f))
+end
+
+---"WHAT (FILE:LINE)": what a user's call made, and where that call stands.
+---@param what string
+---@param level integer as error's
+---@return string
+function M.made(what, level)
+  local info = debug.getinfo(level + 1, "Sl")
+  local known = info and info.currentline > 0
+  return named(what, known and info.short_src or nil, known and info.currentline or nil)
 end
 
 ---"FILE:LINE: " of a field in the table that `f` was called with; "" where there is no telling.

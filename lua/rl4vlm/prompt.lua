@@ -3,6 +3,7 @@
 -- The field `{image}` marks where the image stands. What never changes goes before it: prompts that
 -- begin with the same tokens share that part of the key/value cache.
 local fs = require "rl4vlm.fs"
+local place = require "rl4vlm.place"
 local suggest = require "rl4vlm.suggest"
 
 local M = {}
@@ -43,7 +44,7 @@ function M.new(given)
   if type(text) ~= "string" then
     error("prompt: wanted a text, got a " .. type(text), 2)
   end
-  local self = { text = text:gsub("^\n", ""):gsub("%s+$", ""), names = {} }
+  local self = { text = text:gsub("^\n", ""):gsub("%s+$", ""), names = {}, place = place.made("prompt", 2) }
   for key, value in pairs(type(given) == "table" and given or {}) do
     if key == "template" then
       self.template = read_template(value)
@@ -64,13 +65,18 @@ local function braced(names)
   return names
 end
 
-local function as_text(value)
+local WORDS = { string = true, number = true, boolean = true }
+
+-- A value of a field as the prompt has it.
+local function as_text(self, name, value)
   if type(value) == "table" then
     local parts = {}
     for i, item in ipairs(value) do
-      parts[i] = tostring(item)
+      parts[i] = as_text(self, name, item)
     end
     return table.concat(parts, ", ")
+  elseif not WORDS[type(value)] then -- its address would differ from run to run
+    error(("%s: {%s}: wanted a text, a number or a list of them, got a %s"):format(self.place, name, type(value)), 0)
   end
   return tostring(value)
 end
@@ -83,9 +89,9 @@ function Prompt:render(fields)
     local value = fields[name]
     if value == nil then
       local known = braced(suggest.keys(fields))
-      error("prompt: " .. suggest.unknown("field", "{" .. name .. "}", known), 0)
+      error(self.place .. ": " .. suggest.unknown("field", "{" .. name .. "}", known), 0)
     end
-    return as_text(value)
+    return as_text(self, name, value)
   end))
 end
 
@@ -105,7 +111,7 @@ function Prompt:halves(fields)
   if not first then
     return "", text
   elseif text:find(mark, last + 1, true) then
-    error("prompt: {image} stands twice, wanted once", 0)
+    error(self.place .. ": {image} stands twice, wanted once", 0)
   end
   return text:sub(1, first - 1), text:sub(last + 1)
 end

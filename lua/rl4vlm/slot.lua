@@ -3,6 +3,7 @@
 -- Training, evaluation and `play` all go through here. Random numbers hang on (seed, split, episode,
 -- step) and on nothing else, so what an episode is does not depend on the slot that plays it.
 local kinds = require "rl4vlm.kinds"
+local place = require "rl4vlm.place"
 local rng = require "rl4vlm.rng"
 local split = require "rl4vlm.split"
 
@@ -196,9 +197,9 @@ function Slot:shape(reward, step)
     step = self.step,
     state = self.info.state,
   })
-  if type(shaped) ~= "number" or shaped ~= shaped then
-    error(("recipe %s: reward: wanted a number, got %s"):format(self.shared.settings.name,
-      shaped ~= shaped and "nan" or kinds.show(shaped)), 0)
+  if not kinds.finite(shaped) then
+    error(("recipe %s: %s: wanted a finite number, got %s"):format(self.shared.settings.name,
+      place.named("reward", shape), kinds.show(shaped)), 0)
   end
   return shaped
 end

@@ -1,5 +1,7 @@
 -- update.lua - one PPO update: epochs of minibatches over a rollout, and the guards around them.
+local kinds = require "rl4vlm.kinds"
 local micro_batch = require "rl4vlm.micro_batch"
+local place = require "rl4vlm.place"
 local rng = require "rl4vlm.rng"
 local split = require "rl4vlm.split"
 local stats = require "rl4vlm.stats"
@@ -94,13 +96,9 @@ local function loss_batch(steps, settings, advantages, samples, tokens)
   }
 end
 
-local function finite(x)
-  return x == x and x ~= math.huge and x ~= -math.huge
-end
-
 -- Stops the run with the cause named, before a bad step reaches the weights; log-ratios behind `first` are new.
 local function guard(where, loss, log_ratios, first, o)
-  if not finite(loss) then
+  if not kinds.finite(loss) then
     error(("%s: the loss is %s"):format(where, tostring(loss)), 0)
   end
   for i = first + 1, #log_ratios do
@@ -167,13 +165,37 @@ end
 ---@field update integer number of the update
 ---@field stop fun(): boolean|nil asked between minibatches
 
--- A loss of the recipe's own may leave something out.
-local function check_parts(parts)
-  for _, name in ipairs { "policy", "value", "entropy", "log_ratio" } do
-    if type(parts) ~= "table" or not parts[name] then
-      error(("algorithm.loss: wanted the loss and a table of its parts with %s, as ppo.loss gives them")
-        :format(name), 0)
+-- Elements of a tensor that a loss gave, else nil.
+local function elements(x)
+  return tensor.is_tensor(x) and x:numel() or nil
+end
+
+local function shown(x)
+  if not tensor.is_tensor(x) then
+    return kinds.show(x)
+  end
+  return ("a tensor of %d elements%s"):format(x:numel(), x:requires_grad() and "" or " that needs no gradient")
+end
+
+-- A loss of the recipe's own may leave something out, or give what is none.
+local function check_loss(f, loss, parts, samples)
+  local function refuse(wanted, x)
+    error(("%s: wanted %s, got %s"):format(place.named("algorithm.loss", f), wanted, shown(x)), 0)
+  end
+  if elements(loss) ~= 1 then
+    refuse("the loss first, a tensor of one element", loss)
+  elseif not loss:requires_grad() then
+    refuse("a loss that hangs on what the model says (its first argument)", loss)
+  elseif type(parts) ~= "table" then
+    refuse("the loss and a table of its parts, as ppo.loss gives them", parts)
+  end
+  for _, name in ipairs { "policy", "value", "entropy", "kl" } do
+    if elements(parts[name]) ~= 1 and not (name == "kl" and parts.kl == nil) then
+      refuse(("parts.%s, a tensor of one element"):format(name), parts[name])
     end
+  end
+  if elements(parts.log_ratio) ~= samples then
+    refuse(("parts.log_ratio, a tensor of %d elements, one a sample"):format(samples), parts.log_ratio)
   end
 end
 
@@ -198,7 +220,7 @@ local function learn(u, steps, batch, where, seen)
   })
   append(seen.diffs, probs_diff(out, batch))
   local loss, parts = (o.loss or u.loss.loss)(out, batch, o)
-  check_parts(parts)
+  check_loss(o.loss or u.loss.loss, loss, parts, #steps)
   append(seen.log_ratios, parts.log_ratio:detach():tolist())
   guard(where, loss:item(), seen.log_ratios, first, o)
   for _, name in ipairs { "policy", "value", "entropy", "kl" } do
@@ -222,7 +244,7 @@ local function minibatch(u, steps, advantages, where, sums)
   end
   local kl = measure(sums, seen, o)
   local norm = u.optimizer:step { lr = u.lr, value_lr = u.value_lr, max_norm = o.max_grad_norm }
-  if not finite(norm) then
+  if not kinds.finite(norm) then
     error(("%s: the gradient's norm is %s"):format(where, tostring(norm)), 0)
   end
   sums:add("grad_norm", norm)

@@ -49,6 +49,17 @@ describe("answer:read", function()
     end)
   end
 
+  it("takes actions in any case, and gives them as the list has them", function()
+    local list = { "Left", "open Door 1", "LEFT" }
+    for _, mode in ipairs { "json", "rl4vlm" } do
+      local f = answer.json { "action", parse = mode }
+      assert.equal("open Door 1", f:read('{"action": "Open door 1"}', list).action)
+    end
+    assert.equal("LEFT", format:read('{"action": " LEFT"}', list).action)
+    assert.equal("Left", format:read('{"action": "left"}', list).action)
+    assert.equal("illegal", format:read('{"action": "Lefts"}', list).status)
+  end)
+
   it("gives the values stated beside the action", function()
     local got = format:read('{"cards": [7, 10], "thoughts": "x\\ny", "action": "+"}', actions)
     assert.same({ cards = { 7, 10 }, thoughts = "x\ny" }, got.fields)
@@ -150,6 +161,10 @@ describe("json_answer", function()
       { { "action", "action" }, 'json_answer: key 2: "action" stands twice' },
       { { "cards", "action", reads = { "card" } }, "json_answer: reads: unknown key 'card' (did you mean 'cards'?)" },
       { { "cards", "action", hints = { x = "n" } }, "json_answer: hints: unknown key 'x'" },
+      { { "cards", "action", hints = { cards = 3 } }, "json_answer: hints: cards: wanted a text, got 3" },
+      { { "cards", "action", reads = { cards = 5 } }, "json_answer: reads: cards: wanted a pattern, got 5" },
+      { { "cards", "action", reads = { cards = "(" } },
+        'json_answer: reads: cards: wanted a pattern, got "(": unfinished capture' },
       { { 5, "action" }, "json_answer: key 1: wanted a string, got a number" },
     }
     for _, case in ipairs(bad) do

@@ -56,6 +56,7 @@ describe("options", function()
   local cases = {
     { "points24", { rule = "intended" }, "points24: unknown option 'rule' %(did you mean 'rules'%?%)$" },
     { "points24", { rules = "rl4vl" }, "points24: unknown rules 'rl4vl' %(did you mean 'rl4vlm'%?%)$" },
+    { "points24", { max_steps = -5 }, "points24: option 'max_steps' wants a whole number of 0 or more, got %-5$" },
     { "points24", { stale_prompt = 1 },
       "points24: option 'stale_prompt' wants a boolean, got number %(1%)$" },
     { "points24", { colour = 1 }, "points24: unknown option 'colour' %(known: blank_tokens, clip_formula, "
@@ -339,6 +340,11 @@ describe("the example of the documentation", function()
     refuses({ draw = 3 }, "env.define: 'draw' wants a function, got a number")
     refuses({ actions = {} }, "env.define: 'actions' wants texts that differ, got nil as number 1")
     refuses({ actions = { "a", 2 } }, "env.define: 'actions' wants texts that differ, got 2 as number 2")
+    refuses({ actions = { "a", "b " } }, "env.define: 'actions' wants texts without blanks around them, got 'b ' as number 2")
+    refuses({ actions = { "a", up = "b" } }, "env.define: 'actions' wants a list, got the key 'up'")
+    refuses({ options = { f = print } }, "env.define: option 'f' wants plain data %(a table, number, text or boolean%), "
+      .. "got a function in it")
+    refuses({ options = { max_steps = -1 } }, "env.define: option 'max_steps' wants a whole number of 0 or more, got %-1")
     refuses({ actions = { "a", "a" } }, "^[%w/._-]*tests/lua/env_spec.lua: env.define: 'actions' wants texts that differ, "
       .. "got a as number 2")
   end)

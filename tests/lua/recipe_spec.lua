@@ -219,14 +219,19 @@ describe("prompt", function()
   it("splits at the image", function()
     assert.same({ "Look ", " now: +" }, { rl.prompt "Look {image} now: {a}":halves { a = "+" } })
     assert.same({ "", "Look" }, { rl.prompt "Look":halves {} })
-    assert.has_error(function()
+    assert.error_matches(function()
       rl.prompt "{image}{image}":halves {}
-    end, "prompt: {image} stands twice, wanted once")
+    end, "^prompt %(tests/lua/recipe_spec.lua:%d+%): {image} stands twice, wanted once$")
   end)
   it("names an unknown field and the nearest one", function()
-    assert.has_error(function()
+    assert.error_matches(function()
       rl.prompt "{formla}":render { formula = 1, actions = 2 }
-    end, "prompt: unknown field '{formla}' (did you mean '{formula}'?)")
+    end, "^prompt %(tests/lua/recipe_spec.lua:%d+%): unknown field '{formla}' %(did you mean '{formula}'%?%)$")
+  end)
+  it("takes words alone: what prints as an address would differ from run to run", function()
+    assert.error_matches(function()
+      rl.prompt "{list}":render { list = { "a", print } }
+    end, "{list}: wanted a text, a number or a list of them, got a function$")
   end)
 end)
 

@@ -82,6 +82,7 @@ describe("a run", function()
     assert.is_false(fs.exists(work .. "/e"))
   end)
 
+  -- in the foreground timeout signals once, else its group too: a second Ctrl-C kills
   it("stopped by Ctrl-C says so, with status 130, and goes on", function()
     local dir = work .. "/c"
     local options = ("--model %s --env-steps 64000 --out %s --set schedule.rollout=32 --set "
@@ -89,7 +90,7 @@ describe("a run", function()
     local seconds = 1
     repeat -- on a busy machine it takes a while to the first checkpoint
       local _, status = command(fs.exists(dir) and "--resume " .. dir or options,
-        ("timeout --preserve-status -s INT %d env"):format(seconds))
+        ("timeout --foreground --preserve-status -s INT %d env"):format(seconds))
       assert.equal(130, status, fs.read_file(work .. "/log"))
       seconds = seconds * 2
     until #(fs.list(dir .. "/checkpoints") or {}) > 0
@@ -112,7 +113,7 @@ describe("a run", function()
     local seconds = 1
     repeat
       local _, status = command(fs.exists(dir) and "sft --resume " .. dir or options,
-        ("timeout --preserve-status -s INT %d env"):format(seconds))
+        ("timeout --foreground --preserve-status -s INT %d env"):format(seconds))
       assert.equal(130, status, fs.read_file(work .. "/log"))
       seconds = seconds * 2
     until #(fs.list(dir .. "/checkpoints") or {}) > 0

@@ -166,11 +166,54 @@ describe("training", function()
     end)
     assert.equal(plain_lines[1]["actor/pg_loss"], other[1]["actor/pg_loss"])
     assert.not_equal(plain_lines[2]["critic/vf_loss"], other[2]["critic/vf_loss"])
-    assert.error_matches(function()
-      lines_of("loss_bad", function(out, batch, o)
-        return (ppo.loss(out, batch, o))
+  end)
+
+  it("says in which line a loss that gives something else stands", function()
+    local ppo = require "rl4vlm.ppo"
+    local function refuses(change, wanted)
+      local function loss(out, batch, o)
+        return change(out, ppo.loss(out, batch, o))
+      end
+      local settings = fake.recipe():with { algorithm = { loss = loss }, schedule = { env_steps = 32 } }:resolve()
+      local _, err = pcall(function()
+        trainer(work .. "/loss_bad" .. #wanted, settings):train()
       end)
-    end, "algorithm.loss: wanted the loss and a table of its parts with policy, as ppo.loss gives them", 1, true)
+      local line = debug.getinfo(loss, "S").linedefined
+      assert.equal(("algorithm.loss (tests/lua/train_spec.lua:%d): wanted %s; checkpoint 0 holds"):format(line, wanted), err)
+    end
+    refuses(function(_, loss)
+      return loss
+    end, "the loss and a table of its parts, as ppo.loss gives them, got nil")
+    refuses(function()
+      return 3, {}
+    end, "the loss first, a tensor of one element, got 3")
+    refuses(function(out, _, parts)
+      return out.values, parts
+    end, "the loss first, a tensor of one element, got a tensor of 16 elements")
+    refuses(function(_, loss, parts)
+      return loss:detach(), parts
+    end, "a loss that hangs on what the model says (its first argument), got a tensor of 1 elements that needs no gradient")
+    refuses(function(_, loss)
+      return loss, { policy = 1 }
+    end, "parts.policy, a tensor of one element, got 1")
+    refuses(function(_, loss, parts)
+      parts.log_ratio = parts.policy
+      return loss, parts
+    end, "parts.log_ratio, a tensor of 16 elements, one a sample, got a tensor of 1 elements")
+  end)
+
+  it("says in which line a reward that is no finite number stands", function()
+    for value, shown in pairs { [1 / 0] = "inf", ["3"] = '"3"' } do
+      local function reward()
+        return value
+      end
+      local line = debug.getinfo(reward, "S").linedefined
+      local _, err = pcall(function()
+        trainer(work .. "/reward" .. shown, fake.recipe():with { reward = reward }:resolve()):train()
+      end)
+      assert.equal(("recipe walk: reward (tests/lua/train_spec.lua:%d): wanted a finite number, got %s"):format(line, shown),
+        err)
+    end
   end)
 
   it("stops where scoring differs from sampling", function()
