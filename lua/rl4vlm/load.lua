@@ -125,10 +125,10 @@ function M.reference(settings)
   return reference_of(settings) == "model" and M.model(settings, settings.model, FROZEN) or nil
 end
 
--- Bytes of the views that a rollout sees, counted in one of random actions.
+-- Bytes of the views that a rollout sees, and of the largest, counted in one of random actions.
 local function image_bytes(settings, model)
   local env = rollout.shared(settings, model, "train", 1.0).new_env()
-  local stream, seen, sum, episode = rng.new(settings.seed, "user", 0), {}, 0, 0
+  local stream, seen, sum, largest, episode = rng.new(settings.seed, "user", 0), {}, 0, 0, 0
   local obs, over
   for _ = 1, settings.schedule.rollout do
     if not obs or over then
@@ -138,14 +138,15 @@ local function image_bytes(settings, model)
     local hash = obs.image:hash()
     if not seen[hash] then
       local layout = model.views:layout(obs.image)
-      seen[hash], sum = true, sum + sizes.view_bytes(model.arch, layout.tiles * layout.h * layout.w)
+      local bytes = sizes.view_bytes(model.arch, layout.tiles * layout.h * layout.w)
+      seen[hash], sum, largest = true, sum + bytes, math.max(largest, bytes)
     end
     obs.image:close()
     local actions = env:actions()
     local next_obs, _, terminated, truncated = env:step(actions[stream:int(1, #actions)])
     obs, over = next_obs, terminated or truncated
   end
-  return sum
+  return sum, largest
 end
 
 ---Bytes that training takes, by what they are for; nothing is taken.
@@ -161,7 +162,7 @@ function M.plan(settings)
     return model:plans_for(options)
   end
   local plan = plan_for { train = true }
-  plan.images = math.min(image_bytes(settings, model), pixel_cache.most)
+  plan.images = pixel_cache.bytes(image_bytes(settings, model))
   plan.total = plan.total + plan.images
   if kind == "model" then
     local frozen = plan_for(FROZEN)

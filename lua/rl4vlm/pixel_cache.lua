@@ -1,10 +1,15 @@
 -- pixel_cache.lua - preprocessed images, kept by content within a budget of memory.
 local M = {}
 
-local budget = 64 * 1024 * 1024 -- bytes of one generation
+local budget = 4 * 1024 * 1024 -- bytes of one generation: making pixels again costs a hundredth of learning from them
 
 ---Bytes that a cache holds at the most.
-M.most = 2 * budget
+---@param all integer      bytes of all that is asked for
+---@param largest integer  bytes of the largest image's, which are kept in any case
+---@return integer
+function M.bytes(all, largest)
+  return math.min(all, 2 * math.max(budget, largest))
+end
 
 ---Makes a function image -> what `make` gives for it, that remembers. Two generations: what has not been
 ---asked for since the older one was filled is forgotten.

@@ -109,7 +109,7 @@ function M.count(made)
   local plan = made.core:plan()
   plan.generation = made.slots > 0 and raw_generator.bytes(made.core, { slots = made.slots,
     max_tokens = made.max_tokens, chunk = M.chunk(made.slots), blocks = made.kv_blocks }) or 0
-  plan.images = math.min(made.image_bytes, pixel_cache.most)
+  plan.images = pixel_cache.bytes(made.image_bytes, M.view_bytes(made.arch))
   plan.saving = saving(made)
   plan.total = plan.total + plan.generation + plan.images + plan.saving
   return plan

@@ -31,4 +31,11 @@ describe("the cache of pixels", function()
     pixels(picture "1")
     assert.equal(2, made["1"])
   end)
+
+  it("holds little, but the last images whatever their size", function()
+    local MIB = 1024 * 1024
+    assert.equal(3 * MIB, pixel_cache.bytes(3 * MIB, MIB))
+    assert.equal(8 * MIB, pixel_cache.bytes(500 * MIB, MIB))
+    assert.equal(180 * MIB, pixel_cache.bytes(500 * MIB, 90 * MIB))
+  end)
 end)
