@@ -178,8 +178,9 @@ describe("training", function()
       local _, err = pcall(function()
         trainer(work .. "/loss_bad" .. #wanted, settings):train()
       end)
-      local line = debug.getinfo(loss, "S").linedefined
-      assert.equal(("algorithm.loss (tests/lua/train_spec.lua:%d): wanted %s; checkpoint 0 holds"):format(line, wanted), err)
+      local at = debug.getinfo(loss, "S")
+      assert.equal(("algorithm.loss (%s:%d): wanted %s; checkpoint 0 holds"):format(at.short_src, at.linedefined, wanted),
+        err)
     end
     refuses(function(_, loss)
       return loss
@@ -207,12 +208,12 @@ describe("training", function()
       local function reward()
         return value
       end
-      local line = debug.getinfo(reward, "S").linedefined
+      local at = debug.getinfo(reward, "S")
       local _, err = pcall(function()
         trainer(work .. "/reward" .. shown, fake.recipe():with { reward = reward }:resolve()):train()
       end)
-      assert.equal(("recipe walk: reward (tests/lua/train_spec.lua:%d): wanted a finite number, got %s"):format(line, shown),
-        err)
+      assert.equal(("recipe walk: reward (%s:%d): wanted a finite number, got %s"):format(at.short_src, at.linedefined,
+        shown), err)
     end
   end)
 
