@@ -271,8 +271,10 @@ end
 ---@return rl4vlm.Request?
 function RequestFile:next()
   while true do
-    local text = self.file:read("L")
-    if not text then
+    local text, err = self.file:read("L")
+    if err then
+      error(("cannot read %s: %s"):format(self.path, err), 0)
+    elseif not text then
       return nil
     end
     local offset = self.offset
@@ -351,14 +353,21 @@ function ReplyFile:commit()
   self.temporary = nil
 end
 
----Drops the file unless it was committed.
-function ReplyFile:close()
-  if io.type(self.file) == "file" then
-    self.file:close()
+---Drops the file unless it was committed. After Ctrl-C the replies so far stay beside its place, in `kept`.
+---@param err any  what ends the work, nil at its end
+function ReplyFile:close(err)
+  local written = io.type(self.file) == "file" and self.file:close()
+  if not self.temporary then
+    return
   end
-  if self.temporary then
+  local partial = self.path .. ".partial"
+  if written and self.next > 1 and type(err) == "string" and err:find("interrupted!", 1, true)
+    and fs.rename(self.temporary, partial) then
+    self.kept = partial
+  else
     fs.remove(self.temporary)
   end
+  self.temporary = nil
 end
 ReplyFile.__close = ReplyFile.close
 

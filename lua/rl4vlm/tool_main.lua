@@ -62,7 +62,7 @@ end
 
 ---Answers a file of requests. `survey(model, o)` checks every line and gives the options to start the model
 ---with (nil: there is nothing to do) and what else `answer(model, o, out, ...)` wants to know, which writes the
----replies. They appear whole or not at all.
+---replies. They appear whole or not at all; after Ctrl-C those so far do in a file beside, `o.replies.kept`.
 ---@param o table
 ---@param name string
 ---@param survey fun(model: rl4vlm.Model, o: table): table?, ...
@@ -71,6 +71,7 @@ function M.answer(o, name, survey, answer)
   local model = vlm.open(name, o.adapter)
   local known = table.pack(survey(model, o))
   local out <close> = requests.replies(o.out)
+  o.replies = out
   local start = known[1]
   if start then
     start.device, start.dtype, start.base, start.threads = o.device, o.dtype, o.base, o.threads
@@ -123,7 +124,7 @@ end
 ---Runs a tool.
 ---@param tool rl4vlm.Tool
 ---@param args string[]
----@return integer status  0 done, 1 failed, 2 wrong usage
+---@return integer status  0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C
 function M.run(tool, args)
   for _, word in ipairs(args) do
     if word == "-h" or word == "--help" then
@@ -143,8 +144,13 @@ function M.run(tool, args)
     return status or 0
   elseif type(status) == "table" and status.usage then
     return usage_error(tool, status.usage)
-  elseif type(status) ~= "string" or status:match("interrupted!") then
+  elseif type(status) ~= "string" then
     error(status, 0)
+  elseif status:match("interrupted!") then
+    local kept = o.replies and o.replies.kept
+    io.stderr:write(("rl4vlm: %s: stopped by Ctrl-C%s\n"):format(tool.name,
+      kept and "; the replies so far are in " .. kept or ""))
+    return 130
   end
   io.stderr:write(("rl4vlm: %s: %s\n"):format(tool.name, status))
   return 1

@@ -2,6 +2,7 @@
 #define _XOPEN_SOURCE 700
 #include "host.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,6 +243,7 @@ int rv_host_main(int argc, char **argv) {
     if (h.args.version && !h.args.interactive) {
         print_lua_version();
     }
+    signal(SIGXFSZ, SIG_IGN); // a file beyond the limit of its size is an error of the write
     lua_State *L = luaL_newstate();
     if (!L) {
         fputs("rl4vlm: cannot create state: not enough memory\n", stderr);

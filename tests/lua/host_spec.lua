@@ -213,6 +213,18 @@ describe("-m", function()
   end)
 end)
 
+describe("a limit of file sizes", function()
+  it("is an error that says so, and nothing half-written stays", function()
+    local path = work .. "/limited"
+    local out = run({ "-e", ("print(require('rl4vlm.fs').write_atomic('%s', ('x'):rep(1 << 20)))"):format(path) },
+      { env = "ulimit -f 64;" })
+    assert.equal(("nil\tcannot write %s: File too large\n"):format(path), out)
+    for _, name in ipairs(fs.list(work)) do
+      assert.is_nil(name:match("^limited"), name)
+    end
+  end)
+end)
+
 describe("Ctrl-C", function()
   -- Sends SIGINT to itself (os.execute would ignore it); the hook runs before the next line.
   local interrupt = "io.popen('kill -INT ' .. require('rl4vlm.host').pid()):close() "
