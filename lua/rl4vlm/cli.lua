@@ -122,12 +122,21 @@ function Call:changed(changes)
   return recipe
 end
 
+-- By what name, and of which family, a recipe's model has settings. A run that goes on knows it: the folder that it
+-- began with may be out of sight.
+local function known_as(model, folder)
+  local m = folder and folder.manifest
+  local name = m and m.recipe.model == model and m.model_name or run.model_name(model)
+  return name, model_name.family(model) or m and model_name.family(folder.dir) or nil
+end
+
 ---The settings of a recipe for the model that it names; its environment takes its options.
 ---@param recipe rl4vlm.Recipe
+---@param folder rl4vlm.Run|nil a run that goes on
 ---@return rl4vlm.Settings
-function Call:settings(recipe)
+function Call:settings(recipe, folder)
   local model = recipe.changes.model or recipe.model or "cardling"
-  local settings = checked(recipe.resolve, recipe, run.model_name(model), model_name.family(model))
+  local settings = checked(recipe.resolve, recipe, known_as(model, folder))
   self.one_slot = checked(rollout.one_slot, settings)
   if self.one_slot and not (recipe.changes.slots or recipe.slots) then
     settings.slots = 1

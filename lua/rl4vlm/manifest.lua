@@ -5,6 +5,7 @@ local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local model_name = require "rl4vlm.model_name"
 local plain = require "rl4vlm.plain"
+local run = require "rl4vlm.run"
 
 local M = {}
 
@@ -48,6 +49,7 @@ function M.new(kind, settings, changes)
     kind = kind,
     recipe = plain.of(settings),
     recipe_file = file or json.null,
+    model_name = run.model_name(settings.model),
     changes = json.list(changes),
     versions = { rl4vlm = host.version, lua = _VERSION },
     machine = { host = host.hostname(), cpus = host.cpus() },

@@ -251,14 +251,7 @@ end
 ---@return string
 function M.model_name(name)
   local run = run_of(name)
-  for _ = 1, 16 do -- a run of a run of a run ...
-    if not M.is_run(run) then
-      break
-    end
-    name = M.open(run).manifest.recipe.model
-    run = run_of(name)
-  end
-  return run:match("[^/]*$")
+  return M.is_run(run) and M.open(run).manifest.model_name or run:match("[^/]*$")
 end
 
 return M

@@ -211,6 +211,28 @@ describe("recipe", function()
   end)
 end)
 
+describe("a function's digest", function()
+  -- A function that sees `scale`, by way of another, and what a table holds.
+  local function made(scale, list)
+    local function times(x)
+      return x * scale
+    end
+    return function(x)
+      return times(x) + #list + (list.more or 0) + math.abs(rl.version and 1 or 0)
+    end
+  end
+  it("tells the values that it sees from outside", function()
+    local a = plain.of(made(2, { 1 }))
+    assert.equal(a, plain.of(made(2, { 1 })))
+    assert.not_equal(a, plain.of(made(3, { 1 })))
+    assert.not_equal(a, plain.of(made(2, { 2 })))
+    assert.not_equal(a, plain.of(made(2, { 1, more = true })))
+    local circle = {}
+    circle.circle = circle
+    assert.equal(plain.of(made(2, circle)), plain.of(made(2, circle)))
+  end)
+end)
+
 describe("prompt", function()
   it("fills fields and leaves other braces", function()
     local p = rl.prompt '\nA {x} {"action": "..."} {} {1} {x y} {list}\n'

@@ -82,6 +82,26 @@ describe("a run", function()
     assert.is_false(fs.exists(work .. "/e"))
   end)
 
+  it("goes on from another folder, and without the model that it began with", function()
+    local recipe, words = fs.realpath("recipes/numberline.lua"), "--env-steps 32 --set schedule.rollout=32 --set "
+      .. "schedule.eval_every=0 --set sampling.max_new_tokens=12 --set lora.r=0"
+    local function from(folder, more)
+      local ok = os.execute(("cd %s && OMP_NUM_THREADS=1 %s %s %s >%s/log 2>&1"):format(folder, host.exe, recipe, more, work))
+      assert.is_true(ok, fs.read_file(work .. "/log"))
+    end
+    from(work, "--model tiny --out first " .. words)
+    from(work, "--model first --out second " .. words)
+    local manifest = json.decode(fs.read_file(work .. "/second/manifest.json"))
+    assert.equal("tiny", manifest.model_name) -- what by_model goes by
+    assert.equal(fs.realpath(work) .. "/first", manifest.recipe.model)
+    assert(fs.remove_tree(work .. "/first"))
+    from("/", ("--resume %s/second --env-steps 64"):format(fs.realpath(work)))
+    assert.equal(2, #timeless(work .. "/second"))
+    local after = json.decode(fs.read_file(work .. "/second/manifest.json"))
+    assert.same({ "tiny", manifest.hashes.model }, { after.model_name, after.hashes.model })
+    from("/", ("eval --episodes 2 --model %s/second"):format(fs.realpath(work)))
+  end)
+
   -- in the foreground timeout signals once, else its group too: a second Ctrl-C kills
   it("stopped by Ctrl-C says so, with status 130, and goes on", function()
     local dir = work .. "/c"

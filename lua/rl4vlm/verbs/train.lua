@@ -1,8 +1,10 @@
 -- verbs/train.lua - `train`: a new run, or one that goes on.
+local fs = require "rl4vlm.fs"
 local host = require "rl4vlm.host"
 local json = require "rl4vlm.json"
 local load = require "rl4vlm.load"
 local manifest = require "rl4vlm.manifest"
+local model_name = require "rl4vlm.model_name"
 local progress = require "rl4vlm.progress"
 local report = require "rl4vlm.report"
 local run = require "rl4vlm.run"
@@ -54,7 +56,7 @@ function M.reopen(call, kind)
     changes[#changes + 1] = { "schedule.rollout", ("%d"):format(old.rollout) }
   end
   table.move(call.changes, 1, #call.changes, #changes + 1, changes)
-  local settings = call:settings(call:changed(changes))
+  local settings = call:settings(call:changed(changes), folder)
   local different = manifest.differences(m.recipe, settings)
   if #different > 0 and not call.values.force then
     error(("%s: the recipe has changed since this run began: %s (--force goes on with the recipe of now)")
@@ -62,7 +64,10 @@ function M.reopen(call, kind)
   end
   local fresh = manifest.new(kind, settings, changes)
   if #call.changes > 0 or #different > 0 then
-    m.recipe, m.changes, m.hashes = fresh.recipe, fresh.changes, fresh.hashes
+    if m.recipe.model == settings.model then -- what it began with: its folder may have changed, or be gone
+      fresh.hashes.model, fresh.model_name = m.hashes.model, m.model_name
+    end
+    m.recipe, m.changes, m.hashes, m.model_name = fresh.recipe, fresh.changes, fresh.hashes, fresh.model_name
   end
   return folder, settings
 end
@@ -77,13 +82,32 @@ function M.newest(call, folder)
   end)
 end
 
+-- What leads somewhere: the fields that hold paths, and what finds theirs.
+local PATHS = { model = model_name.resolve, adapter = model_name.resolve_adapter, ["sft.data"] = fs.stat }
+
+-- Paths of the command line as they hold from any folder: a run may be resumed from another one.
+local function from_anywhere(changes)
+  local list = json.list {}
+  for i, change in ipairs(changes) do
+    local name, text = table.unpack(change)
+    if PATHS[name] and not text:match("^/") then
+      local path = fs.realpath(".") .. "/" .. text
+      local ok, found = pcall(PATHS[name], path)
+      text = ok and found and path or text -- else a built-in model's name
+    end
+    list[i] = { name, text }
+  end
+  return list
+end
+
 ---The settings of a new run.
 ---@param call rl4vlm.Call
 ---@param kind "train"|"sft"
 ---@return rl4vlm.Settings
 function M.settings(call, kind)
   only(call, OPTIONS, OWN_NEW[kind])
-  return call:settings(call.recipe)
+  call.changes = from_anywhere(call.changes)
+  return call:settings(call:changed(call.changes))
 end
 
 ---Makes the folder of a new run, or writes what has changed into that of an old one: when its model
@@ -117,15 +141,18 @@ local function held_out(line)
 end
 
 local function table_text(folder, first, last, settings)
+  local where = ("the run is in %s (report.html, checkpoints/)\n"):format(folder.dir)
+  if not first then
+    return where
+  end
   local parts = { ("\nheld-out episodes 1 to %d%s    before   after\n"):format(
     settings.schedule.eval_episodes, settings.eval.temperature == 0 and ", greedy" or "") }
   local indent = #parts[1] - #"    before   after\n" - 1
   for _, row in ipairs(SHOWN) do
     parts[#parts + 1] = ("%-" .. indent .. "s   %7s %7s\n"):format(row[1],
-      progress.figure(first and first[row[2]]), progress.figure(last and last[row[2]]))
+      progress.figure(first[row[2]]), progress.figure(last[row[2]]))
   end
-  parts[#parts + 1] = ("the run is in %s (report.html, checkpoints/)\n"):format(folder.dir)
-  return table.concat(parts)
+  return table.concat(parts) .. where
 end
 
 -- What a run came to, as its folder says.
