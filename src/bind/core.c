@@ -8,7 +8,7 @@
 #include "mem.h"
 #include "slice.h"
 
-#define CORE_MT "rv.core"
+#define CORE_MT "rl4vlm.Core"
 
 typedef struct {
     rv_core *c; // NULL: closed

@@ -6,7 +6,7 @@
 #include "core.h"
 #include "core_batch.h"
 
-#define GENERATOR_MT "rv.generator"
+#define GENERATOR_MT "rl4vlm.Generator"
 
 // User value 1: the model; 2: a table slot -> arrays of its images, which must outlive the request.
 typedef struct {

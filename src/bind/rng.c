@@ -3,7 +3,7 @@
 
 #include "bind.h"
 
-#define RNG_MT "rv.rng"
+#define RNG_MT "rl4vlm.Rng"
 
 static rv_rng *check(lua_State *L) { return luaL_checkudata(L, 1, RNG_MT); }
 

@@ -6,8 +6,8 @@
 #include "file.h"
 #include "slice.h"
 
-#define FILE_MT   "rv.safetensors"
-#define WRITER_MT "rv.safetensors_writer"
+#define FILE_MT   "rl4vlm.SafetensorsFile"
+#define WRITER_MT "rl4vlm.SafetensorsWriter"
 
 typedef struct {
     rv_safetensors *p; // NULL: closed

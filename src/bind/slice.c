@@ -6,7 +6,7 @@
 #include "rng.h"
 #include "safetensors.h"
 
-#define SLICE_MT "rv.slice"
+#define SLICE_MT "rl4vlm.Slice"
 
 // An owning slice keeps its bytes behind the record, in the same userdata.
 static size_t header_bytes(void) { return (sizeof(rv_slice) + 15) & ~(size_t)15; }

@@ -182,11 +182,8 @@ static int tensor_index(lua_State *L) {
 }
 
 // x[i] = number or tensor: writes the row in place
-static int tensor_newindex(lua_State *L) {
-    rv_bind_tensor_check(L, 1);
-    if (!lua_isinteger(L, 2)) {
-        return luaL_error(L, "a tensor has no field '%s' to set", luaL_tolstring(L, 2, NULL));
-    }
+// x, i, v: copies v to position i.
+static int write_at(lua_State *L) {
     lua_getfield(L, lua_upvalueindex(1), "copy_"); // [x, i, v, copy_]
     lua_pushvalue(L, 1);
     lua_pushvalue(L, 2);
@@ -194,6 +191,20 @@ static int tensor_newindex(lua_State *L) {
     lua_remove(L, -2);
     lua_pushvalue(L, 3);
     lua_call(L, 2, 0);
+    return 0;
+}
+
+static int tensor_newindex(lua_State *L) {
+    rv_bind_tensor_check(L, 1);
+    if (!lua_isinteger(L, 2)) {
+        return luaL_error(L, "a tensor has no field '%s' to set", luaL_tolstring(L, 2, NULL));
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushcclosure(L, write_at, 1);
+    lua_insert(L, 1);
+    if (lua_pcall(L, 3, 0, 0) != LUA_OK) { // raised from here, it names the line of the script
+        return luaL_error(L, "%s", lua_tostring(L, -1));
+    }
     return 0;
 }
 

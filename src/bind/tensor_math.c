@@ -32,8 +32,10 @@ static int math_binary(lua_State *L) {
     lua_settop(L, 2);
     rv_bind_check_operand(L, 1);
     rv_bind_check_operand(L, 2);
-    check_fits(L, 1, 2, rv_map_name(op));
-    check_fits(L, 2, 1, rv_map_name(op));
+    if (op != RV_MAP_DIV && op != RV_MAP_POW) { // those compute in floating point
+        check_fits(L, 1, 2, rv_map_name(op));
+        check_fits(L, 2, 1, rv_map_name(op));
+    }
     rv_tensor **y = rv_bind_tensor_push(L);
     rv_err e;
     rv_operand_arg a = {NULL, NULL}, b = {NULL, NULL};

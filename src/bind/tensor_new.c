@@ -184,7 +184,7 @@ static int new_eye(lua_State *L) {
 }
 
 static int random_from(lua_State *L, double (*draw)(rv_rng *), const char *op) {
-    rv_rng *r = luaL_checkudata(L, 1, "rv.rng");
+    rv_rng *r = luaL_checkudata(L, 1, "rl4vlm.Rng");
     rv_dtype t = take_options(L, 2);
     int64_t dim[RV_MAXDIM];
     int nd = rv_bind_check_sizes(L, 2, dim);
