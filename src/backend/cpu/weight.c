@@ -211,7 +211,8 @@ static void embed_rows(void *arg, int64_t lo, int64_t hi, int tid) {
 
 void rv_cpu_embed(rv_ctx *c, rv_dev y, const rv_weight *w, const int32_t *ids, int64_t m) {
     embed_args a = {rv_f32(y), w, ids, m};
-    rv_for(c, m, w->k * 32, 1, embed_rows, &a); // each element lies in a line of its own
+    const int64_t wait = 64; // each element lies in a line of its own
+    rv_for(c, m, w->k * wait, 1, embed_rows, &a);
 }
 
 // Columns lo..hi-1 of all rows: each element's sum runs over i ascending on one thread.
