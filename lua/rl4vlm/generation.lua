@@ -20,11 +20,23 @@ local M = {}
 local Generator = { __name = "rl4vlm.Generator" }
 Generator.__index = Generator
 
+-- Raises where a table has a key that is not in `known`.
+local function check_keys(t, known, kind)
+  for name in pairs(t) do
+    if not known[name] then
+      error(suggest.unknown(kind, name, suggest.keys(known)), 3)
+    end
+  end
+end
+
+local known_options = { slots = true, max_tokens = true, chunk = true, share = true }
+
 ---@param model rl4vlm.Model
 ---@param options? rl4vlm.generation.Options
 ---@return rl4vlm.Generator
 function M.new(model, options)
   options = options or {}
+  check_keys(options, known_options, "option of a generator")
   local slots = options.slots or model.slots
   if not slots then
     error("generator: the model was loaded without slots", 3)
@@ -35,11 +47,23 @@ function M.new(model, options)
   return setmetatable({ model = model, raw = generator, running = {}, count = 0 }, Generator)
 end
 
-local known = { "key", "ids", "images", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
-  "repetition_penalty", "stop", "stop_ids", "eos", "seed", "episode", "step" }
-local known_set = {}
-for _, name in ipairs(known) do
-  known_set[name] = true
+local known_fields = {}
+for name in ([[key ids images max_new_tokens temperature top_k top_p min_p repetition_penalty stop stop_ids eos
+  seed episode step]]):gmatch("%S+") do
+  known_fields[name] = true
+end
+
+-- The texts that end an answer, nil where there are none.
+local function stop_texts(stop)
+  if stop ~= nil and type(stop) ~= "table" then
+    error(("stop: wanted a list of texts, came %s"):format(tostring(stop)), 3)
+  end
+  for i, text in ipairs(stop or {}) do
+    if type(text) ~= "string" or text == "" then
+      error(("stop[%d]: wanted some text, came %s"):format(i, text == "" and "none" or tostring(text)), 3)
+    end
+  end
+  return stop and #stop > 0 and stop or nil
 end
 
 -- Views of a request, and the hashes that name them in the cache.
@@ -62,18 +86,14 @@ end
 ---else runs.
 ---@param request table
 function Generator:submit(request)
-  for name in pairs(request) do
-    if not known_set[name] then
-      error(suggest.unknown("field of a request", name, known), 2)
-    end
-  end
+  check_keys(request, known_fields, "field of a request")
+  local stop = stop_texts(request.stop)
   local images, hashes = images_of(self.model, request.images)
   local slot = self.raw:submit { ids = request.ids, images = images, hashes = hashes,
-    max_new = request.max_new_tokens, temperature = request.temperature, top_k = request.top_k,
+    max_new_tokens = request.max_new_tokens, temperature = request.temperature, top_k = request.top_k,
     top_p = request.top_p, min_p = request.min_p, repetition_penalty = request.repetition_penalty,
     eos = request.eos or self.model.eos,
     stop = request.stop_ids, seed = request.seed, episode = request.episode, step = request.step }
-  local stop = request.stop and #request.stop > 0 and request.stop or nil
   self.running[slot] = { key = request.key, stop = stop, seen = 0, text = "",
     stream = stop and self.model.tokenizer:stream() }
   self.count = self.count + 1

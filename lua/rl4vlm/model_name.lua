@@ -65,6 +65,9 @@ end
 ---@param name string
 ---@return string dir
 function M.resolve(name)
+  if type(name) ~= "string" then
+    error(("model: wanted a folder or a name, came %s"):format(tostring(name)), 0)
+  end
   local dir = find((name:gsub("(.)/+$", "%1")))
   if not dir and name:match("^[%w_.-]+$") then
     dir = find(host.root .. "/models/" .. name)

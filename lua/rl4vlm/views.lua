@@ -73,10 +73,18 @@ local function finish(self, layout)
   return layout, order
 end
 
+local function check_image(image)
+  if type(image) ~= "userdata" then
+    error(("images: wanted an image (rl4vlm.image.load), came %s"):format(
+      type(image) == "string" and ("'%s'"):format(image) or "a " .. type(image)), 0)
+  end
+end
+
 ---What becomes of an image: its layout, with `rows`, the tokens that it takes.
 ---@param image rl4vlm.Image
 ---@return rl4vlm.processor.Layout
 function Views:layout(image)
+  check_image(image)
   return (finish(self, self.processor:layout(image:size())))
 end
 
@@ -111,6 +119,7 @@ end
 ---@param image rl4vlm.Image
 ---@return table  {patches =, tiles =, h =, w =, order =, rows =}
 function Views:view(image)
+  check_image(image)
   return self.cached(image)
 end
 

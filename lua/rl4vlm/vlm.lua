@@ -74,6 +74,18 @@ end
 local stores = { fp32 = { store = "F32", round_x = false }, bf16 = { store = "BF16", round_x = true },
   fp16 = { store = "F16", round_x = false } }
 
+-- Numbers of an option table that count something, and the least of each.
+local counts = { slots = 0, max_tokens = 2, max_rows = 1, threads = 0, image_bytes = 0 }
+
+local function check_counts(options)
+  for name, least in pairs(counts) do
+    local value = options[name]
+    if value ~= nil and not (math.type(value) == "integer" and value >= least) then
+      error(("%s: wanted a whole number from %d, came %s"):format(name, least, tostring(value)), 0)
+    end
+  end
+end
+
 -- How weights are kept: what is asked for, else fp32 for small models and 16 bits for large ones.
 local function pick_dtype(dtype, source)
   if dtype then
@@ -105,6 +117,7 @@ end
 
 -- What core.new wants to know, the longest sequence, and the model's numbers for such.
 local function core_options(self, options)
+  check_counts(options)
   check_base(options.base, options.train)
   local source, train = self.source, {}
   for _, part in ipairs(options.train or {}) do

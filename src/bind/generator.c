@@ -1,6 +1,7 @@
 // generator.c - rl4vlm.generator: continuous batching under rl4vlm.vlm's model:generator.
 #include "generate.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "core.h"
@@ -41,6 +42,30 @@ static lua_Number field_number(lua_State *L, int arg, const char *name, lua_Numb
     }
     lua_pop(L, 1);
     return x;
+}
+
+// A number between bounds; NaN is none.
+static lua_Number field_within(lua_State *L, int arg, const char *name, lua_Number otherwise,
+                               lua_Number least, lua_Number most) {
+    lua_Number x = field_number(L, arg, name, otherwise);
+    if (!(x >= least && x <= most)) {
+        luaL_error(L, "%s: wanted a number from %f to %f, came %f", name, least, most, x);
+    }
+    return x;
+}
+
+static rv_sample read_sample(lua_State *L, int arg) {
+    lua_Integer top_k = field_integer(L, arg, "top_k", 0);
+    if (top_k < 0) {
+        luaL_error(L, "top_k: wanted 0 (off) or more, came %I", (LUAI_UACINT)top_k);
+    }
+    return (rv_sample){
+        .temperature = (float)field_within(L, arg, "temperature", 1, 0, 1e6),
+        .top_k = top_k < INT_MAX ? (int)top_k : INT_MAX,
+        .top_p = (float)field_within(L, arg, "top_p", 1, 0, 1),
+        .min_p = (float)field_within(L, arg, "min_p", 0, 0, 1),
+        .penalty = (float)field_within(L, arg, "repetition_penalty", 1, 0.01, 100),
+    };
 }
 
 // Reads the ids of the list `banned`.
@@ -161,22 +186,18 @@ static void push_images(lua_State *L, int arg, const handle *h, rv_request *r) {
     lua_pushvalue(L, anchors);
 }
 
-// g:submit{ids =, images =, hashes =, max_new =, temperature =, ..., eos =, stop =, seed =, ...} ->
-// slot
+// g:submit{ids =, images =, hashes =, max_new_tokens =, temperature =, ..., eos =, stop =, seed =,
+// ...} -> slot
 static int generator_submit(lua_State *L) {
     static const char *const known[] = {
-        "ids",   "images", "hashes", "max_new", "temperature", "top_k", "top_p",
-        "min_p", "eos",    "stop",   "seed",    "episode",     "step",  "repetition_penalty",
+        "ids",   "images", "hashes", "max_new_tokens", "temperature", "top_k", "top_p",
+        "min_p", "eos",    "stop",   "seed",           "episode",     "step",  "repetition_penalty",
         NULL};
     handle *h = check(L);
     rv_bind_check_keys(L, 2, known);
     lua_settop(L, 2);
-    rv_request r = {.max_new = field_integer(L, 2, "max_new", 256),
-                    .how = {.temperature = (float)field_number(L, 2, "temperature", 1),
-                            .top_k = (int)field_integer(L, 2, "top_k", 0),
-                            .top_p = (float)field_number(L, 2, "top_p", 1),
-                            .min_p = (float)field_number(L, 2, "min_p", 0),
-                            .penalty = (float)field_number(L, 2, "repetition_penalty", 1)},
+    rv_request r = {.max_new = field_integer(L, 2, "max_new_tokens", 256),
+                    .how = read_sample(L, 2),
                     .seed = (uint64_t)field_integer(L, 2, "seed", 0),
                     .episode = (uint64_t)field_integer(L, 2, "episode", 0),
                     .step = (uint64_t)field_integer(L, 2, "step", 0)};

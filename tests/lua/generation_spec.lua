@@ -134,13 +134,37 @@ describe("model:generator", function()
         "request: 1 image placeholders in the prompt, but 0 rows of 0 images" },
       { { ids = { 1, "x" } }, "ids: entry 2: wanted an id, came x" },
       { { ids = { 1 }, max_new_tokens = 2, top_k = 1.5 }, "top_k: wanted a whole number, came 1.5" },
+      { { ids = { 1 }, top_k = -1 }, "top_k: wanted 0 (off) or more, came -1" },
+      { { ids = { 1 }, temperature = -1 }, "temperature: wanted a number from 0.0 to 1000000.0, came -1.0" },
+      { { ids = { 1 }, top_p = 2 }, "top_p: wanted a number from 0.0 to 1.0, came 2.0" },
+      { { ids = { 1 }, min_p = -0.5 }, "min_p: wanted a number from 0.0 to 1.0, came -0.5" },
+      { { ids = { 1 }, repetition_penalty = 0 }, "repetition_penalty: wanted a number from 0.01 to 100.0, came 0.0" },
+      { { ids = { 1 }, stop = "x" }, "stop: wanted a list of texts, came x" },
+      { { ids = { 1 }, stop = { "x", "" } }, "stop[2]: wanted some text, came none" },
+      { { ids = { 1 }, images = { "a.png" } }, "images: wanted an image (rl4vlm.image.load), came 'a.png'" },
     }
     for _, case in ipairs(cases) do
       local ok, err = pcall(generator.submit, generator, case[1])
       assert.is_false(ok)
       assert.equal(case[2], (err:gsub("^%S+%.lua:%d+: ", "")))
     end
+    local ok, err = pcall(generator.submit, generator, { ids = { 1 }, temperature = 0 / 0 })
+    assert.is_false(ok)
+    assert.matches("temperature: wanted a number from 0.0 to 1000000.0, came %-?nan$", err)
     assert.is_false(generator:busy())
+  end)
+
+  it("and loading refuse wrong options by name", function()
+    for _, case in ipairs {
+      { "unknown option of a generator 'slotz' (did you mean 'slots'?)", model.generator, model, { slotz = 1 } },
+      { "model: wanted a folder or a name, came 5", vlm.load, 5 },
+      { "slots: wanted a whole number from 0, came -1", vlm.load, "cardling", { slots = -1 } },
+      { "max_tokens: wanted a whole number from 2, came many", vlm.load, "cardling", { max_tokens = "many" } },
+    } do
+      local ok, err = pcall(table.unpack(case, 2))
+      assert.is_false(ok)
+      assert.equal(case[1], (err:gsub("^%S+%.lua:%d+: ", "")))
+    end
   end)
 end)
 

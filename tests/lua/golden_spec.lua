@@ -71,7 +71,7 @@ for _, case in ipairs { "mistral", "llama3" } do
         for k = 1, #p.images do
           hashes[k] = ("%15d%1d"):format(i, k)
         end
-        assert.equal(i, generator:submit { ids = p.ids, images = p.images, hashes = hashes, max_new = #p.greedy,
+        assert.equal(i, generator:submit { ids = p.ids, images = p.images, hashes = hashes, max_new_tokens = #p.greedy,
           temperature = 0 })
       end
       for _ = 1, 200 do
