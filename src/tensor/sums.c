@@ -3,6 +3,7 @@
 
 #include "elementwise.h"
 #include "index.h"
+#include "intr.h"
 #include "loop.h"
 #include "reduce.h"
 #include "view.h"
@@ -146,6 +147,24 @@ static rv_status fail_matmul(const rv_tensor *a, const rv_tensor *b, rv_err *e) 
                    rv_tensor_shape_str(b).s);
 }
 
+enum { MATMUL_STRIP = 1 << 26 }; // multiply-adds between two looks for Ctrl-C
+
+// One product of matrices with the shapes and strides of a and b, strip by strip of its rows.
+static rv_status multiply_one(float *y, const float *x, const float *w, const rv_tensor *a,
+                              const rv_tensor *b, rv_err *e) {
+    const int64_t *sa = a->stride + a->ndim - 2, *sb = b->stride + b->ndim - 2;
+    int64_t m = a->dim[a->ndim - 2], k = a->dim[a->ndim - 1], n = b->dim[b->ndim - 1];
+    int64_t strip = MATMUL_STRIP / (n * k + 1) + 1;
+    for (int64_t i = 0; i < m; i += strip) {
+        if (i > 0 && rv_interrupted()) {
+            return RV_FAIL(e, RV_EINTERRUPT, "interrupted");
+        }
+        int64_t rows = m - i < strip ? m - i : strip;
+        a->buf->tape->ops->matmul(y + i * n, x + i * sa[0], w, rows, n, k, sa, sb);
+    }
+    return RV_OK;
+}
+
 // Multiplies batches: a (B.., m, k), b (B.., k, n), already of two or more dims.
 static rv_status multiply(rv_tensor **out, rv_tensor *a, rv_tensor *b, rv_err *e) {
     int64_t m = a->dim[a->ndim - 2], k = a->dim[a->ndim - 1], n = b->dim[b->ndim - 1];
@@ -171,8 +190,7 @@ static rv_status multiply(rv_tensor **out, rv_tensor *a, rv_tensor *b, rv_err *e
     }
     float *p[3] = {l.at[0].data, l.at[1].data, l.at[2].data};
     for (int64_t i = 0; i < total; i++) {
-        a->buf->tape->ops->matmul(p[0], p[1], p[2], m, n, k, a->stride + a->ndim - 2,
-                                  b->stride + b->ndim - 2);
+        RV_TRY(multiply_one(p[0], p[1], p[2], a, b, e));
         for (int d = l.ndim - 1; d >= 0; d--) {
             bool carry = ++index[d] == l.dim[d];
             for (int t = 0; t < 3; t++) {

@@ -236,6 +236,13 @@ describe("Ctrl-C", function()
     assert.matches("^rl4vlm: interrupted!\n", err)
   end)
 
+  it("stops a product of large matrices inside", function()
+    local _, err, status = run { "-e", "io.popen('(sleep 0.2; kill -INT ' .. require('rl4vlm.host').pid() .. ') &'):close() "
+      .. "local x = require('rl4vlm.tensor').zeros(2500, 2500) x:matmul(x)" }
+    assert.equal(1, status)
+    assert.matches("^rl4vlm: interrupted!\n", err) -- without a line: not when the product had ended
+  end)
+
   it("ends a verb with 130", function()
     local _, err, status = run { "-e", cli(interrupt .. "while true do end"), recipe("c.lua", "") }
     assert.same({ "rl4vlm: interrupted\n", 130 }, { err, status })
