@@ -27,12 +27,30 @@ static int math_unary(lua_State *L) {
     return rv_tensor_unary(y, op_of(L), x, &e) == RV_OK ? 1 : rv_bind_raise(L, &e);
 }
 
+// Whether the result has the operands' integer type: quotients and powers are floating, comparisons
+// exact for any number.
+static bool keeps_type(rv_map_op op) {
+    switch (op) {
+    case RV_MAP_DIV:
+    case RV_MAP_POW:
+    case RV_MAP_EQ:
+    case RV_MAP_NE:
+    case RV_MAP_LT:
+    case RV_MAP_LE:
+    case RV_MAP_GT:
+    case RV_MAP_GE:
+        return false;
+    default:
+        return true;
+    }
+}
+
 static int math_binary(lua_State *L) {
     rv_map_op op = op_of(L);
     lua_settop(L, 2);
     rv_bind_check_operand(L, 1);
     rv_bind_check_operand(L, 2);
-    if (op != RV_MAP_DIV && op != RV_MAP_POW) { // those compute in floating point
+    if (keeps_type(op)) {
         check_fits(L, 1, 2, rv_map_name(op));
         check_fits(L, 2, 1, rv_map_name(op));
     }
