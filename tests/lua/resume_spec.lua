@@ -102,6 +102,20 @@ describe("a run", function()
     from("/", ("eval --episodes 2 --model %s/second"):format(fs.realpath(work)))
   end)
 
+  it("of sft learns a file's demonstrations once, and as many as are asked for", function()
+    local item = { conversations = { { from = "human", value = "What?" }, { from = "gpt", value = "+" } } }
+    assert(fs.write_atomic(work .. "/three.jsonl", (json.encode(item) .. "\n"):rep(3)))
+    local words = ("sft --model %s --data %s/three.jsonl --set sft.batch=2 --set schedule.eval_episodes=2 --set "
+      .. "sampling.max_new_tokens=12 --set lora.r=0 --out %s/"):format(model, work, work)
+    for out, case in pairs { once = { "", 3 }, more = { " --samples 5", 5 }, set = { " --set sft.samples=2", 2 } } do
+      assert.is_true(command(words .. out .. case[1]), fs.read_file(work .. "/log"))
+      local lines = timeless(work .. "/" .. out)
+      assert.equal(case[2], lines[#lines].samples)
+    end
+    assert.is_true(command(("sft --resume %s/once --samples 4"):format(work)), fs.read_file(work .. "/log"))
+    assert.equal(4, timeless(work .. "/once")[3].samples)
+  end)
+
   -- in the foreground timeout signals once, else its group too: a second Ctrl-C kills
   it("stopped by Ctrl-C says so, with status 130, and goes on", function()
     local dir = work .. "/c"

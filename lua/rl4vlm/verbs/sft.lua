@@ -22,6 +22,20 @@ local function source_of(settings)
   return demos.expert(settings)
 end
 
+-- The settings of a new run: demonstrations of a file are gone through once, where the command line says no number.
+local function new_settings(call)
+  local settings = train_verb.settings(call, "sft")
+  local asked = false
+  for _, change in ipairs(call.changes) do
+    asked = asked or change[1] == "sft.samples"
+  end
+  if settings.sft.data and not asked then
+    settings.sft.samples = #source_of(settings).items
+    table.insert(call.changes, { "sft.samples", ("%d"):format(settings.sft.samples) })
+  end
+  return settings
+end
+
 local function save(folder, settings, model, optimizer, state)
   folder:checkpoint(state.update, state, function(dir)
     load.save(model, dir .. "/model")
@@ -106,7 +120,7 @@ function M.run(call)
     call.folder = folder.dir
     n, state = train_verb.newest(call, folder)
   else
-    settings = train_verb.settings(call, "sft")
+    settings = new_settings(call)
     call.checked(run.refuse_old, call.values.out)
   end
   local last = n and folder:lines("evaluations.jsonl")
