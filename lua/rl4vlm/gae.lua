@@ -6,8 +6,21 @@
 -- A time limit ends an episode like any other end: in these games it is part of the rules.
 local tensor = require "rl4vlm.tensor"
 
-local function list_of(x)
-  return type(x) == "table" and x or x:tolist()
+-- A column of a trajectory as a list.
+local function list_of(t, name)
+  local x = type(t) == "table" and t[name]
+  if tensor.is_tensor(x) then
+    return x:tolist()
+  elseif type(x) ~= "table" then
+    error(("gae: wanted `%s`, a list or a tensor, got a %s"):format(name, type(x or nil)), 3)
+  end
+  return x
+end
+
+local function check_number(name, x)
+  if type(x) ~= "number" then
+    error(("gae: %s: wanted a number, got a %s"):format(name, type(x)), 3)
+  end
 end
 
 ---@class rl4vlm.Trajectory
@@ -23,7 +36,9 @@ end
 ---@return number[]|rl4vlm.Tensor advantages (T)
 ---@return number[]|rl4vlm.Tensor returns (T)
 local function gae(t, gamma, lambda)
-  local rewards, values, done = list_of(t.rewards), list_of(t.values), t.done
+  local rewards, values, done = list_of(t, "rewards"), list_of(t, "values"), list_of(t, "done")
+  check_number("gamma", gamma)
+  check_number("lambda", lambda)
   local n = #rewards
   if #values ~= n or #done ~= n then
     error(("gae: %d rewards, %d values, %d done flags: wanted equal counts"):format(n, #values, #done), 2)

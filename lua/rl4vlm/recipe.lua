@@ -134,6 +134,9 @@ end
 ---@param changes table the same shape as a recipe
 ---@return rl4vlm.Recipe
 function Recipe:with(changes)
+  if type(changes) ~= "table" then
+    fail(self.name, "with", "wanted a table of fields, got " .. kinds.show(changes))
+  end
   local copy = {}
   for key, value in pairs(self) do
     copy[key] = value
