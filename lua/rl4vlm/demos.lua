@@ -12,15 +12,6 @@ local M = {}
 local Expert = {}
 Expert.__index = Expert
 
----Demonstrations of one task: whole episodes in which the expert's action is played, but for a share
----of random ones (the labels stay the expert's).
----@param settings rl4vlm.Settings
----@return table source
-function M.expert(settings)
-  local shared = rollout.shared(settings, nil, "demo", 1.0)
-  return setmetatable({ settings = settings, slot = slot.new(shared), episode = 0 }, Expert)
-end
-
 -- The state to show next: the expert gave an answer for it.
 function Expert:advance()
   local s = self.slot
@@ -50,6 +41,19 @@ function Expert:next()
   end
   s:act(action)
   return sample
+end
+
+---Demonstrations of one task: whole episodes in which the expert's action is played, but for a share
+---of random ones (the labels stay the expert's).
+---@param settings rl4vlm.Settings
+---@return table source
+function M.expert(settings)
+  local shared = rollout.shared(settings, nil, "demo", 1.0)
+  local function source()
+    return setmetatable({ settings = settings, slot = slot.new(shared), episode = 0 }, Expert)
+  end
+  source():next() -- an environment without an expert, or one that lacks a field, is told before a run begins
+  return source()
 end
 
 ---Where the source stands, as plain data.

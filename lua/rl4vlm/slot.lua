@@ -178,7 +178,8 @@ end
 
 -- What an expert would state about the current picture; empty where the recipe measures no reading.
 function Slot:truth()
-  if next(self.shared.settings.answer.reads) == nil then
+  local answer = self.shared.settings.answer
+  if not answer.cot or next(answer.reads) == nil then
     return {}
   end
   return self.env:expert() or {}

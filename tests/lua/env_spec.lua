@@ -349,6 +349,20 @@ describe("the example of the documentation", function()
       .. "got a as number 2")
   end)
 
+  it("needs an expert to learn from, told before a run begins; without thoughts none to play", function()
+    local rl = require "rl4vlm"
+    local none = env.define(definition { observe = function() return {} end })
+    package.loaded["envs.none"] = none
+    local recipe = rl.recipe { name = "x", env = { "none" }, prompt = rl.prompt "{actions}",
+      answer = rl.json_answer { "thoughts", "action", cot = false, reads = { "thoughts" } } }
+    assert.has_error(function() require("rl4vlm.demos").expert(recipe:resolve()) end, "x: this environment has no expert")
+    local settings = recipe:resolve()
+    local s = require("rl4vlm.slot").new(require("rl4vlm.rollout").shared(settings, nil, "train", 1.0))
+    s:begin(1)
+    assert.same({}, s:truth())
+    package.loaded["envs.none"] = nil
+  end)
+
   it("is checked as it plays, and the line of what failed is named", function()
     local place
     local function refuses(changes, message)
