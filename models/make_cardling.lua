@@ -248,10 +248,10 @@ end
 -- ---- learning ----
 
 -- A sample whose asked tokens are those of the answer from byte `from` on.
-local function answer_sample(model, ids, answer, from, pixels)
+local function answer_sample(model, ids, answer, from, views)
   local tokens = model.tokenizer:encode(answer, { special = false })
   tokens[#tokens + 1] = model.eos[1]
-  local sample = { ids = table.move(ids, 1, #ids, 1, {}), positions = {}, targets = {}, pixels = pixels }
+  local sample = { ids = table.move(ids, 1, #ids, 1, {}), positions = {}, targets = {}, images = views }
   local byte = 1
   for _, id in ipairs(tokens) do
     if byte >= from then
@@ -294,7 +294,7 @@ local function image_sample(model, number, stage, stream)
   }
   local text, images = model:chat { { role = "user", content = content } }
   local ids = model:prompt(text, images)
-  local sample = answer_sample(model, ids, demonstrate(task, game, stream), 1, { model:pixels(images[1]) })
+  local sample = answer_sample(model, ids, demonstrate(task, game, stream), 1, { model:view(images[1]) })
   local shown = labels.of(task, game.info.state)
   local row = 0
   sample.answer_tokens = #sample.targets
