@@ -295,6 +295,13 @@ RV_INLINE void tile_high(const tile_kind kind, const int lines, const tile *t, i
     }
 }
 
+// Sanitizers check no asking, and every copy of a tile takes them seconds to compile.
+#if defined(RV_SANITIZED)
+enum { ASKS = 0 };
+#else
+enum { ASKS = 1 };
+#endif
+
 // Lines of what comes next, as wide as a panel, to ask for at every four steps when `tiles` pass
 // over each of its columns: all of them, or some more.
 RV_INLINE int lines_each(const tile_kind kind, const int tiles) {
@@ -319,11 +326,11 @@ RV_INLINE int64_t column_asking(const tile_kind kind, const int lines, const til
 
 RV_INLINE int64_t tile_column(const tile_kind kind, const bool far, const tile *t, int64_t rows,
                               int64_t col) {
-    if (far && rows <= MR) {
+    if (ASKS && far && rows <= MR) {
         return column_asking(kind, lines_each(kind, 1), t, rows, col);
-    } else if (far && rows <= 2 * MR) {
+    } else if (ASKS && far && rows <= 2 * MR) {
         return column_asking(kind, lines_each(kind, 2), t, rows, col);
-    } else if (far && rows <= 4 * MR) {
+    } else if (ASKS && far && rows <= 4 * MR) {
         return column_asking(kind, lines_each(kind, 3), t, rows, col);
     }
     return column_asking(kind, 0, t, rows, col); // the first of many tiles brings B near
@@ -379,9 +386,9 @@ RV_INLINE void tile_block(const tile_kind kind, const bool far, const tile *t, i
     for (int64_t col = 0; col < cols; col += NC) {
         row = tile_column(kind, far, t, rows, col);
     }
-    if (far && row == 0) {
+    if (ASKS && far && row == 0) {
         tile_rest(kind, lines_each(kind, 1), t, row, rows - row, cols);
-    } else if (far) {
+    } else if (ASKS && far) {
         tile_rest(kind, lines_each(kind, 2), t, row, rows - row, cols);
     } else {
         tile_rest(kind, 0, t, row, rows - row, cols);
