@@ -1,7 +1,7 @@
 -- pixel_cache.lua - preprocessed images, kept by content within a budget of memory.
 local M = {}
 
-local budget = 4 * 1024 * 1024 -- bytes of one generation: making pixels again costs a hundredth of learning from them
+local budget = 4 * 1024 * 1024 -- bytes of one generation: making pixels again costs a fiftieth of learning from them
 
 ---Bytes that a cache holds at the most.
 ---@param all integer      bytes of all that is asked for
